@@ -1,0 +1,248 @@
+"""What the core asks of the world: protocols, each with its guarantees.
+
+Responsible for: the contract between the pure core and the adapters (`transport`, `store`, `coordination`). Not
+responsible for: any implementation. The rule throughout: a lost race is a *value* (`Conflict`, False), "I don't know"
+is an *exception* (`BackendError`, `NodeUnreachable`). They are never merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol, Self
+
+from wsctl.model import (
+    Activity,
+    Capacity,
+    Container,
+    EngineFacts,
+    LeaseInfo,
+    NetworkSample,
+    NodeMark,
+    NodeState,
+    Placement,
+    PlacementState,
+    ReadyProbe,
+    Resources,
+    Usage,
+)
+
+
+class Clock(Protocol):
+    """Time, injected so that decisions and tests need no real one."""
+
+    def now(self) -> datetime:
+        """The current time, timezone-aware UTC."""
+
+    def sleep(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """Everything a create call needs. What isn't here is fixed by the adapter: never privileged, no new privileges,
+    capabilities dropped to the short list, no restart policy (a returning node must not start stale copies)."""
+
+    name: str
+    image: str
+    command: tuple[str, ...] | None
+    env: Mapping[str, str]
+    labels: Mapping[str, str]
+    source: str
+    mount: str
+    container_port: int
+    address: str
+    host_port: int
+    resources: Resources
+
+
+class Engine(Protocol):
+    """One node's Docker Engine.
+
+    Every call has a timeout. Raises `NodeUnreachable` when no answer came (the effect may have happened!) and
+    `EngineError` when the engine refused (it did not happen). Safe to use from several threads.
+    """
+
+    @property
+    def address(self) -> str:
+        """The IP literal ports are published on: the node's `publish_address`, or the peer of the connection."""
+
+    def facts(self) -> EngineFacts:
+        """The engine's versions and counters; doubles as the proof that it answers."""
+
+    def containers(self) -> list[Container]:
+        """All containers of the engine, running or not, ours or not (others use up ports and names too)."""
+
+    def container(self, name_or_id: str) -> Container | None:
+        """One container, or None when the engine says there is none."""
+
+    def has_image(self, image: str) -> bool:
+        """Whether the image is present on the node."""
+
+    def pull(self, image: str) -> None:
+        """Pull the image. Raises `ImageMissing` when that fails."""
+
+    def create(self, spec: ContainerSpec) -> str:
+        """Create (not start) a container and return its id. Raises `NameTaken`, `ImageMissing`."""
+
+    def start(self, name_or_id: str) -> None:
+        """Start; nothing happens if it runs. Raises `PortTaken`; the container then stays created, unstarted."""
+
+    def stop(self, name_or_id: str, grace_s: float = 10.0) -> None:
+        """Stop with SIGTERM, after `grace_s` SIGKILL; nothing happens if it is stopped or absent."""
+
+    def remove(self, name_or_id: str) -> None:
+        """Remove the container (killing it if it runs), never its data; nothing happens if it is absent."""
+
+    def await_ready(self, name_or_id: str, address: str, port: int, probe: ReadyProbe) -> None:
+        """Return once the probe passes. Raises `NotReady` (with the last log lines) at the timeout or when the
+        container exits before."""
+
+    def tx_bytes(self, name_or_id: str) -> int | None:
+        """Bytes the container has sent since it started; None if it doesn't run or the engine has no figure."""
+
+    def tail(self, name_or_id: str, lines: int = 10) -> str:
+        """The last lines of the container's output: untrusted text."""
+
+    def purge_data(self, host_root: str, user: str, image: str) -> None:
+        """Delete `<host_root>/<user>` for good, by a throw-away container of `image` that sees only `host_root`
+        (so that neither a shell nor root over SSH is needed). Nothing happens if it is absent."""
+
+
+class Conflict(StrEnum):
+    """Why a store write didn't happen: somebody was faster, or there is no room. Nothing was changed."""
+
+    USER_EXISTS = "user-exists"
+    PORT_TAKEN = "port-taken"
+    NODE_FULL = "node-full"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A placement to be: who, where, and what it takes out of the node's `capacity`."""
+
+    user: str
+    node: str
+    address: str
+    port: int
+    resources: Resources
+    capacity: Capacity
+    workspace_class: str = "default"
+
+
+class Store(Protocol):
+    """The state database: the truth about placements.
+
+    Every write is one transaction, durable when the call returns. Writes that depend on what was read are
+    compare-and-swaps on `generation`. Raises `BackendError` when the outcome is unknown or the database unusable.
+    Safe to use from several threads. All methods see only the cluster that the store was opened for.
+    """
+
+    def placements(self) -> list[Placement]:
+        """All placements, sorted by user."""
+
+    def placement(self, user: str) -> Placement | None:
+        """One placement."""
+
+    def usage(self) -> Mapping[str, Usage]:
+        """What is taken on each node that has a record."""
+
+    def last_ports(self) -> Mapping[str, int]:
+        """The port that was handed out last on each node; the next search starts behind it, so that a freed port
+        isn't reused while an old route map may still point to it."""
+
+    def last_node(self) -> str | None:
+        """The node of the newest placement."""
+
+    def reserve(self, wanted: Reservation) -> Placement | Conflict:
+        """Create the placement in state `reserved`, generation 1, container_generation 1, and take capacity and port,
+        in one transaction. USER_EXISTS, PORT_TAKEN or NODE_FULL if that can't be."""
+
+    def claim(
+        self,
+        user: str,
+        generation: int,
+        state: PlacementState,
+        capacity: Capacity | None = None,
+        *,
+        new_container: bool = False,
+        port: int | None = None,
+    ) -> Placement | Conflict:
+        """Begin an operation: if the placement still has `generation`, add one to it and set `state`.
+
+        `new_container` also sets container_generation to the new generation; `port` moves the placement to that port.
+        Leaving `stopped` takes memory and CPU again, within `capacity` (NODE_FULL); None means: don't check.
+        """
+
+    def settle(self, user: str, generation: int, state: PlacementState) -> bool:
+        """End an operation: set `state` if the placement still has `generation`, which stays. Entering `stopped` gives
+        memory and CPU back. False if the generation moved."""
+
+    def release(self, user: str, generation: int) -> bool:
+        """Delete the placement and give back all it took, if it still has `generation`. False if it moved; True if
+        the placement is gone already."""
+
+    def marks(self) -> Mapping[str, NodeMark]:
+        """What operators recorded about nodes."""
+
+    def set_mark(self, node: str, state: NodeState, reason: str, by: str) -> None:
+        """Record a node's state."""
+
+    def route_generation(self) -> int:
+        """Rises by one with each write that changes what the gateway must route. Never falls."""
+
+    def touch(self, users: Collection[str], at: datetime, source: str) -> None:
+        """Record activity; an older time never replaces a newer one. Unknown users are recorded too."""
+
+    def activity(self, users: Collection[str] | None = None) -> Mapping[str, Activity]:
+        """The newest activity of the users (None: all)."""
+
+    def samples(self) -> Mapping[str, NetworkSample]:
+        """The last network sample of each user."""
+
+    def save_samples(self, samples: Sequence[NetworkSample]) -> None:
+        """Replace the users' network samples."""
+
+    def schema_version(self) -> int:
+        """The version of the database's schema; 0 for an empty database."""
+
+    def close(self) -> None:
+        """Give up the connection."""
+
+
+class HeldLeases(Protocol):
+    """Leases being held and renewed in the background until the block ends."""
+
+    def check(self) -> None:
+        """Raise `LeaseLost` if any of them ran out or was broken. Call before every effect."""
+
+    def release(self) -> None:
+        """Give them back; never raises, never deletes somebody else's lease."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Leases(Protocol):
+    """Politeness between controllers. Correctness never rests on it: see `Store`."""
+
+    def acquire(self, names: Collection[str], *, command: str, wait_s: float = 0.0) -> HeldLeases:
+        """Take all the leases or none, waiting up to `wait_s` for others. Raises `LeaseHeld` naming the holder,
+        `BackendError` when the backend can't be asked."""
+
+    def ls(self) -> list[LeaseInfo]:
+        """Leases that are held now, sorted by name."""
+
+    def break_lease(self, name: str) -> bool:
+        """Take the lease away from its holder, who will notice at the next check. False if nobody held it."""
+
+    def close(self) -> None:
+        """Give up the connection."""
+
+
+EngineFactory = Callable[[str], Engine]
+"""Node name to its engine. Connects at most once a node; a failure is remembered and raised again."""

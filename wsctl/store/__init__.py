@@ -1,0 +1,1 @@
+"""The state database: placements, marks, activity, on SQLite or MySQL. Not responsible for any decision."""
