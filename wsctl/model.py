@@ -300,12 +300,17 @@ class NodeMark:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """One node as it is known at one moment. `reachable` None means: not asked, which is not the same as empty."""
+    """One node as it is known at one moment. `reachable` None means: not asked, which is not the same as empty.
+
+    `ports_used` are the ports of placements and those in `ports_foreign`: taken on the node by something that isn't the
+    placement which owns the port. `excluded` is why the node refused earlier in this run.
+    """
 
     node: Node
     mark: NodeMark = NodeMark()
     usage: Usage = Usage()
     ports_used: frozenset[int] = frozenset()
+    ports_foreign: frozenset[int] = frozenset()
     last_port: int | None = None
     reachable: bool | None = None
     error: str | None = None
@@ -328,12 +333,15 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """Everything a decision may use. `last_node` is where the newest placement went (for round-robin)."""
+    """Everything a decision may use. `last_node` is where the newest placement went (for round-robin); `homes` maps
+    users without a placement to the node that still has their files.
+    """
 
     cluster: str
     nodes: Mapping[str, NodeView]
     placements: Mapping[str, Placement]
     last_node: str | None = None
+    homes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,9 +181,16 @@ class Store(Protocol):
         """End an operation: set `state` if the placement still has `generation`, which stays. Entering `stopped` gives
         memory and CPU back. False if the generation moved."""
 
-    def release(self, user: str, generation: int) -> bool:
+    def release(self, user: str, generation: int, *, keep_home: bool) -> bool:
         """Delete the placement and give back all it took, if it still has `generation`. False if it moved; True if
-        the placement is gone already."""
+        the placement is gone already. `keep_home` remembers the node as the user's home (their files are still
+        there); otherwise the home is forgotten too.
+        """
+
+    def homes(self) -> Mapping[str, str]:
+        """Users without a placement whose files are still on a node: user to node. A new placement of the user
+        (`reserve`) deletes the entry in the same transaction.
+        """
 
     def marks(self) -> Mapping[str, NodeMark]:
         """What operators recorded about nodes."""
