@@ -1,0 +1,141 @@
+"""Typed values → the inventory: defaults filled in, layers merged, paths made absolute.
+
+Responsible for: what an absent key means, and what overrides what (table < defaults < node; workspace < class).
+Not responsible for: whether the result makes sense as a whole (`checks`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from wsctl.inventory.kinds import Kind, MapOf, Section, Values
+from wsctl.inventory.scalars import Text
+from wsctl.inventory.settings import Inventory, StateSettings
+from wsctl.inventory.table import CLASS, NODE, READY, ROOT
+from wsctl.inventory.urls import resolve_ca, resolve_state
+from wsctl.model import Capacity, Node, Resources, SshSettings, WorkspaceSpec
+from wsctl.routes import GatewaySettings
+
+
+def default_values(section: Section) -> Values:
+    """What a section is when nobody says anything; keys that must be given are absent."""
+    values: Values = {}
+    for name, key in section.keys.items():
+        if isinstance(key.kind, Section) and key.kind.make is None:
+            values[name] = default_values(key.kind)
+        elif key.kind is READY:
+            values[name] = READY.make({"http": "/"}) if READY.make else None
+        elif isinstance(key.kind, MapOf):
+            values[name] = {}
+        elif key.default is not None and isinstance(key.kind, Text):
+            values[name] = key.kind.parse(key.default)
+        elif not key.required:
+            values[name] = None
+    return values
+
+
+def overlay(section: Section, base: Values, over: Values) -> Values:
+    """`over` on top of `base`: sections and maps key by key, everything else as a whole."""
+    merged = dict(base)
+    for name, value in over.items():
+        kind: Kind = section.keys[name].kind
+        if isinstance(kind, Section) and kind.make is None:
+            merged[name] = overlay(kind, base[name], value)
+        elif isinstance(kind, MapOf):
+            merged[name] = {**base[name], **value}
+        else:
+            merged[name] = value
+    return merged
+
+
+def build(path: Path, values: Values) -> Inventory:
+    """The inventory of a file's values, which must be free of problems."""
+    files = _Files(path)
+    root = overlay(ROOT, default_values(ROOT), {name: values[name] for name in values if name != "nodes"})
+    base = root["workspace"]
+    classes = {"default": base} | {name: overlay(CLASS, base, own) for name, own in sorted(base["classes"].items())}
+    nodes = values["nodes"]
+    return Inventory(
+        path=path,
+        cluster=root["cluster"],
+        state=StateSettings(
+            url=resolve_state(root["state"], files.resolve), password_file=files.optional(root["state_password_file"])
+        ),
+        coordination=resolve_ca(root["coordination"], files.resolve) if root["coordination"] else None,
+        coordination_password_file=files.optional(root["coordination_password_file"]),
+        classes={name: _workspace(name, one) for name, one in classes.items()},
+        strategy=root["scheduler"]["strategy"],
+        gateway=_gateway(root["gateway"]),
+        nodes={name: _node(name, overlay(NODE, root["defaults"], nodes[name]), files) for name in sorted(nodes)},
+    )
+
+
+class _Files:
+    """Makes files of the control host absolute: `~` is the operator's home, the rest is beside the inventory."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = os.path.dirname(os.path.abspath(path))
+
+    def resolve(self, name: str) -> str:
+        """The absolute, plain form of a path."""
+        return os.path.normpath(os.path.join(self._folder, os.path.expanduser(name)))
+
+    def optional(self, name: str | None) -> str | None:
+        """The same, where there may be none."""
+        return None if name is None else self.resolve(name)
+
+
+def _node(name: str, values: Values, files: _Files) -> Node:
+    capacity: Values = values["capacity"]
+    return Node(
+        name=name,
+        address=values["address"],
+        ports=values["ports"],
+        capacity=Capacity(capacity["workspaces"], capacity["memory"], capacity["cpus"]),
+        ssh=_ssh(values["ssh"], files),
+        docker_socket=values["docker_socket"],
+        host_root=values["host_root"],
+        storage=values["storage"],
+        bind_address=values["bind_address"],
+        weight=values["weight"] / 1000,
+        labels=values["labels"],
+    )
+
+
+def _ssh(values: Values, files: _Files) -> SshSettings:
+    return SshSettings(
+        user=values["user"],
+        port=values["port"],
+        identity_file=files.optional(values["identity_file"]),
+        known_hosts=files.optional(values["known_hosts"]),
+        proxy_jump=values["proxy_jump"],
+        config=values["config"],
+    )
+
+
+def _workspace(name: str, values: Values) -> WorkspaceSpec:
+    return WorkspaceSpec(
+        name=name,
+        image=values["image"],
+        resources=Resources(values["memory"], values["cpus"], values["pids"]),
+        container_port=values["container_port"],
+        mount=values["mount"],
+        command=values["command"],
+        env=values["env"],
+        idle_after_s=values["idle_after"],
+        ready=values["ready"],
+        pull=values["pull"],
+        labels=values["labels"],
+    )
+
+
+def _gateway(values: Values) -> GatewaySettings:
+    return GatewaySettings(
+        path_prefix=values["path_prefix"],
+        strip_prefix=values["strip_prefix"],
+        auth_request=values["auth_request"],
+        read_timeout_s=values["read_timeout"],
+        connect_timeout_s=values["connect_timeout"],
+        max_body_bytes=values["max_body_size"],
+    )

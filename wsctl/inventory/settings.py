@@ -1,0 +1,70 @@
+"""What a loaded inventory is: frozen values, resolved and complete.
+
+Responsible for: the shape that the rest of wsctl sees. Not responsible for: how it is read (`load`), found (`find`) or
+shown (`show`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wsctl.errors import NotFound
+from wsctl.model import Node, Strategy, WorkspaceSpec
+from wsctl.routes import GatewaySettings
+
+
+@dataclass(frozen=True, slots=True)
+class StateSettings:
+    """Where placements are recorded. A SQLite path inside `url` is absolute; the password is never part of it."""
+
+    url: str
+    password_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """One cluster as its operator described it.
+
+    `classes` always has `default`; `nodes` is sorted by name. `origins` says for each node where in the file it is
+    defined (`file:line:column`); `warnings` holds what is allowed but probably not meant. Where it came from doesn't
+    make two inventories different, so those are left out of comparisons.
+    """
+
+    path: Path = field(compare=False)
+    cluster: str
+    state: StateSettings
+    coordination: str | None
+    coordination_password_file: str | None
+    classes: Mapping[str, WorkspaceSpec]
+    strategy: Strategy
+    gateway: GatewaySettings
+    nodes: Mapping[str, Node]
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def workspace(self) -> WorkspaceSpec:
+        """The class that users get when nobody names one."""
+        return self.classes["default"]
+
+    def node(self, name: str) -> Node:
+        """The node called `name`; `NotFound` with a suggestion otherwise."""
+        if name in self.nodes:
+            return self.nodes[name]
+        raise NotFound(f"no node {name!r} in {self.path}", hint=_hint(name, self.nodes, "`wsctl node ls` lists them"))
+
+    def workspace_class(self, name: str) -> WorkspaceSpec:
+        """The workspace class called `name`; `NotFound` with a suggestion otherwise."""
+        if name in self.classes:
+            return self.classes[name]
+        known = f"known: {', '.join(sorted(self.classes))}"
+        raise NotFound(f"no workspace class {name!r} in {self.path}", hint=_hint(name, self.classes, known))
+
+
+def _hint(name: str, known: Mapping[str, object], otherwise: str) -> str:
+    import difflib  # only mistakes need it
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else otherwise

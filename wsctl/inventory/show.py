@@ -1,0 +1,120 @@
+"""Inventory → plain data and YAML: everything resolved, every default said.
+
+Responsible for: `wsctl inventory show`, so that loading what it prints gives the same inventory (in any folder).
+Not responsible for: layout of tables (`output`). There are no secrets in an inventory, so none are shown.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wsctl.inventory.scalars import duration_text, size_text
+from wsctl.inventory.settings import Inventory
+from wsctl.model import Node, ReadyProbe, WorkspaceSpec
+from wsctl.routes import GatewaySettings
+from wsctl.text import UNSAFE
+
+Data = dict[str, Any]
+
+
+def effective(inventory: Inventory) -> Data:
+    """The inventory as JSON and YAML can say it, in the keys of the file; `defaults` have gone into the nodes."""
+    others = {name: _workspace(spec) for name, spec in sorted(inventory.classes.items()) if name != "default"}
+    return {
+        "version": 1,
+        "cluster": inventory.cluster,
+        "state": inventory.state.url,
+        "state_password_file": inventory.state.password_file,
+        "coordination": inventory.coordination,
+        "coordination_password_file": inventory.coordination_password_file,
+        "workspace": {**_workspace(inventory.workspace), "classes": others},
+        "scheduler": {"strategy": str(inventory.strategy)},
+        "gateway": _gateway(inventory.gateway),
+        "nodes": {name: _node(node) for name, node in inventory.nodes.items()},
+    }
+
+
+def render_effective_yaml(inventory: Inventory) -> str:
+    """`effective` as YAML text, in the table's order.
+
+    Letters of all scripts stay readable, unless there is anything that a terminal would obey or YAML would fold (a
+    control character, a line separator): then everything beyond ASCII is escaped.
+    """
+    data = effective(inventory)
+    text = _dump(data, unicode=True)
+    return _dump(data, unicode=False) if UNSAFE.search(text.replace("\n", "")) or "\ufeff" in text else text
+
+
+def _dump(data: Data, *, unicode: bool) -> str:
+    import yaml
+
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(
+        data, Dumper=dumper, sort_keys=False, allow_unicode=unicode, width=120, default_flow_style=False
+    )
+    return text
+
+
+def _number(milli: int) -> int | float:
+    return milli // 1000 if milli % 1000 == 0 else milli / 1000
+
+
+def _node(node: Node) -> Data:
+    return {
+        "address": node.address,
+        "ssh": {
+            "user": node.ssh.user,
+            "port": node.ssh.port,
+            "identity_file": node.ssh.identity_file,
+            "known_hosts": node.ssh.known_hosts,
+            "proxy_jump": node.ssh.proxy_jump,
+            "config": node.ssh.config,
+        },
+        "docker_socket": node.docker_socket,
+        "host_root": node.host_root,
+        "storage": node.storage,
+        "bind_address": node.bind_address,
+        "ports": f"{node.ports.first}-{node.ports.last}",
+        "capacity": {
+            "workspaces": node.capacity.workspaces,
+            "memory": size_text(node.capacity.memory_bytes),
+            "cpus": _number(node.capacity.cpus_milli),
+        },
+        "weight": _number(round(node.weight * 1000)),
+        "labels": dict(sorted(node.labels.items())),
+    }
+
+
+def _workspace(spec: WorkspaceSpec) -> Data:
+    return {
+        "image": spec.image,
+        "command": None if spec.command is None else list(spec.command),
+        "container_port": spec.container_port,
+        "mount": spec.mount,
+        "env": dict(sorted(spec.env.items())),
+        "memory": size_text(spec.resources.memory_bytes),
+        "cpus": _number(spec.resources.cpus_milli),
+        "pids": spec.resources.pids,
+        "idle_after": None if spec.idle_after_s is None else duration_text(spec.idle_after_s),
+        "ready": _ready(spec.ready),
+        "pull": str(spec.pull),
+        "labels": dict(sorted(spec.labels.items())),
+    }
+
+
+def _ready(probe: ReadyProbe | None) -> Data | None:
+    if probe is None:
+        return None
+    what: Data = {"tcp": True} if probe.http_path is None else {"http": probe.http_path}
+    return what | {"timeout": duration_text(probe.timeout_s)}
+
+
+def _gateway(gateway: GatewaySettings) -> Data:
+    return {
+        "path_prefix": gateway.path_prefix,
+        "strip_prefix": gateway.strip_prefix,
+        "auth_request": gateway.auth_request,
+        "read_timeout": duration_text(gateway.read_timeout_s),
+        "connect_timeout": duration_text(gateway.connect_timeout_s),
+        "max_body_size": size_text(gateway.max_body_bytes),
+    }
