@@ -65,6 +65,7 @@ class Claim(Step):
     capacity: Capacity | None = None
     new_container: bool = False
     port: int | None = None
+    resources: Resources | None = None
 
     def text(self) -> str:
         port = f" port {self.port}" if self.port is not None else ""
@@ -156,10 +157,11 @@ class Settle(Step):
 
 @dataclass(frozen=True, slots=True)
 class Release(Step):
-    """Delete the placement and give back its capacity and port."""
+    """Delete the placement and give back its capacity and port; `keep_home` remembers where the files are."""
 
     sign: ClassVar[str] = "-"
     verb: ClassVar[str] = "release"
+    keep_home: bool | None = True
 
     def text(self) -> str:
         return f"{self.user} from {self.node}"

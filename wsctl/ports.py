@@ -170,26 +170,28 @@ class Store(Protocol):
         *,
         new_container: bool = False,
         port: int | None = None,
+        resources: Resources | None = None,
     ) -> Placement | Conflict:
         """Begin an operation: if the placement still has `generation`, add one to it and set `state`.
 
-        `new_container` also sets container_generation to the new generation; `port` moves the placement to that port.
-        Leaving `stopped` takes memory and CPU again, within `capacity` (NODE_FULL); None means: don't check.
+        `new_container` also sets container_generation to the new generation; `port` moves the placement to that port;
+        `resources` are what it takes from now on. Leaving `stopped`, or growing, takes memory and CPU within
+        `capacity` (NODE_FULL); None means: don't check.
         """
 
     def settle(self, user: str, generation: int, state: PlacementState) -> bool:
         """End an operation: set `state` if the placement still has `generation`, which stays. Entering `stopped` gives
         memory and CPU back. False if the generation moved."""
 
-    def release(self, user: str, generation: int, *, keep_home: bool) -> bool:
+    def release(self, user: str, generation: int, *, keep_home: bool | None) -> bool:
         """Delete the placement and give back all it took, if it still has `generation`. False if it moved; True if
-        the placement is gone already. `keep_home` remembers the node as the user's home (their files are still
-        there); otherwise the home is forgotten too.
+        the placement is gone already. `keep_home` True remembers the node as the user's home (their files are still
+        there), False forgets any home, None leaves what is remembered as it is.
         """
 
     def homes(self) -> Mapping[str, str]:
-        """Users without a placement whose files are still on a node: user to node. A new placement of the user
-        (`reserve`) deletes the entry in the same transaction.
+        """Users whose files stayed on a node when they were removed: user to node. Means nothing for users who have
+        a placement again.
         """
 
     def marks(self) -> Mapping[str, NodeMark]:

@@ -1,0 +1,144 @@
+"""Deciding the rest of a workspace's life: stop, restart, remove, undo; and the marks of nodes.
+
+Responsible for steps that are safe to repeat: each plan starts from what is observed. No plan here deletes files but
+`plan_remove(purge=True)`. Not responsible for bringing a workspace up (`place`).
+"""
+
+from __future__ import annotations
+
+from wsctl.errors import NotFound, WsctlError
+from wsctl.model import ClusterView, NodeState, Placement, PlacementState, WorkspaceSpec
+from wsctl.plan import (
+    AwaitReady,
+    Claim,
+    CreateContainer,
+    MarkNode,
+    PurgeData,
+    Release,
+    RemoveContainer,
+    Settle,
+    StartContainer,
+    Step,
+    StopContainer,
+    Work,
+)
+from wsctl.planner.decision import Decision, Located, locate
+
+
+def plan_stop(user: str, view: ClusterView, *, cause: str = "asked", grace_s: float = 10.0) -> Decision:
+    """Stop the user's container; data, placement and port stay, memory and CPU are given back."""
+    located = locate(user, view)
+    if isinstance(located, WsctlError):
+        return Decision(user, error=located)
+    placement = located.placement
+    alive = located.container is not None and located.container.is_running
+    if placement.state is PlacementState.STOPPED and not alive:
+        return Decision(user, Work(user, "unchanged", (), placement.generation))
+    steps: list[Step] = [_claim(placement, PlacementState.STOPPING, cause)]
+    if alive:
+        steps.append(StopContainer(user, placement.node, "", grace_s))
+    steps.append(Settle(user, placement.node, "" if alive else "it doesn't run", PlacementState.STOPPED))
+    return Decision(user, Work(user, "stopped", tuple(steps), placement.generation))
+
+
+def plan_restart(user: str, spec: WorkspaceSpec, view: ClusterView, *, recreate: bool = False) -> Decision:
+    """Stop and start the container; with `recreate`, make it anew from the present spec (files in the mount stay)."""
+    located = locate(user, view)
+    if isinstance(located, WsctlError):
+        return Decision(user, error=located)
+    placement, node = located.placement, located.placement.node
+    anew = recreate or located.fit != "current"
+    cause = "made anew from the present spec" if recreate else "restart"
+    steps: list[Step] = [_claim(placement, PlacementState.STARTING, cause, located, spec if anew else None)]
+    if located.container is not None and located.container.is_running:
+        steps.append(StopContainer(user, node, ""))
+    if anew:
+        if located.container is not None:
+            steps.append(RemoveContainer(user, node, "", located.container.id))
+        steps.append(CreateContainer(user, node, ""))
+    steps.append(StartContainer(user, node, ""))
+    if spec.ready is not None:
+        steps.append(AwaitReady(user, node, "", spec.ready))
+    steps.append(Settle(user, node, "", PlacementState.RUNNING))
+    return Decision(user, Work(user, "restarted", tuple(steps), placement.generation))
+
+
+def plan_remove(user: str, spec: WorkspaceSpec, view: ClusterView, *, purge: bool = False) -> Decision:
+    """Remove container and placement. The files stay, and the node is remembered as the user's home, unless `purge`.
+
+    A user who was removed before but whose files remain can still be purged.
+    """
+    if user not in view.placements and purge and user in view.homes:
+        return _purge_home(user, view.homes[user], spec, view)
+    located = locate(user, view)
+    if isinstance(located, NotFound):
+        return Decision(user, error=NotFound(located.message, hint="wsctl ls", details=located.details))
+    if isinstance(located, WsctlError):
+        return Decision(user, error=located)
+    placement, node = located.placement, located.placement.node
+    steps: list[Step] = [_claim(placement, PlacementState.STOPPING, "asked")]
+    if located.container is not None:
+        if located.container.is_running:
+            steps.append(StopContainer(user, node, ""))
+        steps.append(RemoveContainer(user, node, "", located.container.id))
+    if purge:
+        steps.append(PurgeData(user, node, "--purge-data", located.view.node.host_root, spec.image))
+    steps.append(Release(user, node, "" if purge else "files stay", keep_home=not purge))
+    return Decision(user, Work(user, "purged" if purge else "removed", tuple(steps), placement.generation))
+
+
+def _purge_home(user: str, home: str, spec: WorkspaceSpec, view: ClusterView) -> Decision:
+    node = view.nodes.get(home)
+    if node is None:
+        return Decision(user, error=NotFound(f"files of {user} are on {home}, which is not in the inventory"))
+    steps = (
+        PurgeData(user, home, "--purge-data", node.node.host_root, spec.image),
+        Release(user, home, "its files are gone", keep_home=False),
+    )
+    return Decision(user, Work(user, "purged", steps))
+
+
+def plan_undo(user: str, view: ClusterView, cause: str) -> Work:
+    """Take back a reservation whose node refused to create or start the container: nothing of it may stay behind.
+
+    Removes only a container that is ours; one that merely bears the name is left alone.
+    """
+    placement = view.placements[user]
+    located = locate(user, view)
+    steps: list[Step] = []
+    if isinstance(located, Located) and located.container is not None:
+        steps.append(RemoveContainer(user, placement.node, cause, located.container.id))
+    steps.append(Release(user, placement.node, cause, keep_home=None))
+    return Work(user, "undone", tuple(steps), placement.generation)
+
+
+def plan_mark(node: str, state: NodeState, reason: str, view: ClusterView) -> Decision:
+    """Cordon, uncordon or otherwise mark a node."""
+    known = view.nodes.get(node)
+    if known is None:
+        return Decision(node, error=NotFound(f"no node {node} in the inventory", hint="wsctl node ls"))
+    if known.mark.state is state and (known.mark.reason == reason or not reason):
+        return Decision(node, Work(node, "unchanged"))
+    step = MarkNode("", node, reason or f"was {known.mark.state}", state, reason)
+    return Decision(node, Work(node, str(state), (step,)))
+
+
+def _claim(
+    placement: Placement,
+    state: PlacementState,
+    cause: str,
+    located: Located | None = None,
+    anew: WorkspaceSpec | None = None,
+) -> Claim:
+    """`located` is given when the workspace is to run afterwards; `anew` when its container will be made from it."""
+    takes = located is not None and (anew is not None or not placement.state.holds_resources)
+    return Claim(
+        placement.user,
+        placement.node,
+        cause,
+        generation=placement.generation,
+        state=state,
+        capacity=located.view.node.capacity if located is not None and takes else None,
+        new_container=anew is not None,
+        resources=anew.resources if anew is not None else None,
+    )
