@@ -1,0 +1,211 @@
+"""Wiring: from the inventory to the adapters that a command needs, opened when first asked for, closed at the end.
+
+Responsible for: which adapter implements which port, and for their lifetimes. Not responsible for: parsing the command
+line (`commands`), the pipeline (`workflow`), or any decision. Nothing here is imported before a command needs it: a
+`wsctl ls` on SQLite loads neither SSH nor Redis.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from wsctl.model import Node
+from wsctl.ports import Clock, Engine, Leases
+
+if TYPE_CHECKING:
+    from wsctl.inventory import Inventory
+    from wsctl.output import Output
+    from wsctl.store.store import SqlStore
+    from wsctl.transport import HostKey
+    from wsctl.workflow import World
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def sleep(self, seconds: float) -> None:
+        import time
+
+        time.sleep(seconds)
+
+
+class Fleet(Protocol):
+    """The connections to the nodes: what `transport.Connections` offers, and a fake in tests."""
+
+    def engine(self, name: str) -> Engine:
+        """The node's engine; see `ports.EngineFactory`."""
+
+    def warm(self, names: Iterable[str]) -> None:
+        """Begin to connect in the background."""
+
+    def scan_host_key(self, name: str) -> HostKey:
+        """The host key that the node presents."""
+
+    def trust(self, name: str, key: HostKey) -> None:
+        """Record the key as trusted."""
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
+def _real_fleet(nodes: Mapping[str, Node], cluster: str) -> Fleet:
+    from wsctl.transport import Connections
+
+    return Connections(nodes, cluster=cluster)
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What tests replace: how nodes are reached and what time it is."""
+
+    fleet: Callable[[Mapping[str, Node], str], Fleet] = _real_fleet
+    clock: Clock = SystemClock()  # noqa: RUF009 - it holds no state
+
+
+class App:
+    """One run of one command."""
+
+    def __init__(self, out: Output, inventory_path: Path | None, wiring: Wiring) -> None:
+        self.out = out
+        self.wiring = wiring
+        self._inventory_path = inventory_path
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        """Close everything that was opened, last first."""
+        self._stack.close()
+
+    @cached_property
+    def inventory_file(self) -> Path:
+        """The inventory's path: -i, WSCTL_INVENTORY, ./inventory.yaml, then the user's and the system's folder."""
+        from wsctl.inventory import find
+
+        return find(self._inventory_path, os.environ, Path.cwd())
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """The loaded inventory; its warnings are told once."""
+        from wsctl.inventory import load
+
+        inventory = load(self.inventory_file)
+        for warning in inventory.warnings:
+            self.out.warn(warning)
+        return inventory
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        """The connections to the nodes; none is opened yet."""
+        fleet = self.wiring.fleet(self.inventory.nodes, self.inventory.cluster)
+        self._stack.callback(fleet.close)
+        return fleet
+
+    @cached_property
+    def store(self) -> SqlStore:
+        """The state database, created if it is SQLite and absent."""
+        return self._open_store(create=True)
+
+    @cached_property
+    def store_for_reading(self) -> SqlStore:
+        """The state database as it is: nothing is created, an absent SQLite file reads as empty."""
+        return self._open_store(create=False)
+
+    @cached_property
+    def leases(self) -> Leases:
+        """Where leases are taken: Redis, or rows in the state database."""
+        from wsctl.coordination import open_leases
+        from wsctl.store import lease_rows
+
+        leases = open_leases(
+            self.inventory.coordination,
+            cluster=self.inventory.cluster,
+            rows=lambda: lease_rows(self.store),
+            password=self.coordination_password,
+            base=self.inventory_file.parent,
+            holder=self.who,
+        )
+        self._stack.callback(leases.close)
+        return leases
+
+    @cached_property
+    def who(self) -> str:
+        """`user@host:pid`, with the user behind sudo if there is one."""
+        user = os.environ.get("SUDO_USER") or _login()
+        return f"{user}@{socket.gethostname()}:{os.getpid()}"
+
+    @cached_property
+    def state_password(self) -> str | None:
+        """From WSCTL_STATE_PASSWORD, or the inventory's state_password_file."""
+        return _secret("WSCTL_STATE_PASSWORD", self.inventory.state.password_file, "state_password_file")
+
+    @cached_property
+    def coordination_password(self) -> str | None:
+        """From WSCTL_REDIS_PASSWORD, or the inventory's coordination_password_file."""
+        return _secret("WSCTL_REDIS_PASSWORD", self.inventory.coordination_password_file, "coordination_password_file")
+
+    def world(self, *, dry_run: bool = False, parallel: int = 8, wait_s: float = 10.0) -> World:
+        """Everything the pipeline acts through. A dry run reads the state database without creating it."""
+        from wsctl.workflow import World
+
+        store = self.store_for_reading if dry_run else self.store
+        return World(
+            cluster=self.inventory.cluster,
+            nodes=self.inventory.nodes,
+            classes=self.inventory.classes,
+            store=store,
+            leases=self.leases,
+            engines=self.fleet.engine,
+            clock=self.wiring.clock,
+            who=self.who,
+            warm=self.fleet.warm,
+            parallel=parallel,
+            lease_wait_s=wait_s,
+        )
+
+    def _open_store(self, *, create: bool) -> SqlStore:
+        from wsctl.store import open_store
+
+        store = open_store(
+            self.inventory.state.url,
+            cluster=self.inventory.cluster,
+            password=self.state_password,
+            clock=self.wiring.clock,
+            base=self.inventory_file.parent,
+            create=create,
+        )
+        self._stack.callback(store.close)
+        return store
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # An id without a passwd entry, as in minimal containers.
+        return str(os.getuid())
+
+
+def _secret(variable: str, file: str | None, key: str) -> str | None:
+    value = os.environ.get(variable)
+    if value is not None or file is None:
+        return value
+    from wsctl.errors import InventoryError
+
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InventoryError(
+            f"{key}: cannot read {file}: {getattr(error, 'strerror', None) or error}",
+            hint=f"chmod/chown it so that you can read it, or set {variable}",
+        ) from error

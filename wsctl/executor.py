@@ -1,0 +1,237 @@
+"""Doing: one step, one effect.
+
+Responsible for walking the steps of one target in order, threading the generation from the claim to every later write,
+and stopping at the first failure. Decides nothing: no step is skipped, added or retried here. Every effect is preceded
+by a check that the lease still stands; every write is a compare-and-swap on the generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from wsctl.errors import NotReady, PlanChanged, StaleGeneration, Unschedulable, WsctlError
+from wsctl.model import (
+    LABEL_CLUSTER,
+    LABEL_GENERATION,
+    LABEL_SPEC,
+    LABEL_USER,
+    NetworkSample,
+    Node,
+    Placement,
+    PlacementState,
+    WorkspaceSpec,
+    container_name,
+)
+from wsctl.plan import (
+    AwaitReady,
+    Claim,
+    CreateContainer,
+    MarkNode,
+    PullImage,
+    PurgeData,
+    Release,
+    RemoveContainer,
+    Reserve,
+    Settle,
+    StartContainer,
+    Step,
+    StopContainer,
+    Work,
+)
+from wsctl.ports import Clock, Conflict, ContainerSpec, EngineFactory, Reservation, Store
+
+
+@dataclass(slots=True)
+class Executor:
+    """Carries out works. `who` is recorded with marks; `check` raises when the lease was lost."""
+
+    cluster: str
+    nodes: Mapping[str, Node]
+    store: Store
+    engines: EngineFactory
+    clock: Clock
+    who: str
+    check: Callable[[], None] = lambda: None
+
+    def run(self, work: Work, spec: WorkspaceSpec | None, placement: Placement | None) -> Placement | None:
+        """Do the steps of one target; return the placement they led to (None: there is none any more).
+
+        `placement` is the one the work was decided on. Raises whatever the first failing step raises; what was done
+        before stays done, and planning again from what is observed yields the rest.
+        """
+        run = _Run(self, spec, placement)
+        for step in work.steps:
+            self.check()
+            run.do(step)
+        return run.placement
+
+
+@dataclass(slots=True)
+class _Run:
+    """The effects of one work, and the placement as it is after each."""
+
+    executor: Executor
+    spec: WorkspaceSpec | None
+    placement: Placement | None
+    container_id: str | None = None
+    doing: dict[type[Step], Callable[..., None]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.doing = {
+            Reserve: self._reserve,
+            Claim: self._claim,
+            PullImage: self._pull,
+            CreateContainer: self._create,
+            StartContainer: self._start,
+            AwaitReady: self._await_ready,
+            StopContainer: self._stop,
+            RemoveContainer: self._remove,
+            PurgeData: self._purge,
+            Settle: self._settle,
+            Release: self._release,
+            MarkNode: self._mark,
+        }
+
+    def do(self, step: Step) -> None:
+        """The effect of one step."""
+        self.doing[type(step)](step)
+
+    def _reserve(self, step: Reserve) -> None:
+        wanted = Reservation(
+            step.user, step.node, step.address, step.port, step.resources, step.capacity, step.workspace_class
+        )
+        result = self.executor.store.reserve(wanted)
+        if isinstance(result, Conflict):
+            raise PlanChanged(f"{step.user} could not be reserved on {step.node}: {_CONFLICTS[result]}")
+        self.placement = result
+
+    def _claim(self, step: Claim) -> None:
+        result = self.executor.store.claim(
+            step.user,
+            step.generation,
+            step.state,
+            step.capacity,
+            new_container=step.new_container,
+            port=step.port,
+            resources=step.resources,
+        )
+        if result is Conflict.NODE_FULL:
+            raise Unschedulable(f"{step.node} has no room to start {step.user} any more", hint="wsctl node ls")
+        if result is Conflict.PORT_TAKEN:
+            raise PlanChanged(f"port {step.port} of {step.node} was given to somebody else")
+        if isinstance(result, Conflict):
+            raise StaleGeneration(
+                f"the placement of {step.user} moved past generation {step.generation}: somebody else changed it",
+                hint=f"wsctl show {step.user}",
+                details={"user": step.user, "generation": step.generation},
+            )
+        self.placement = result
+
+    def _pull(self, step: PullImage) -> None:
+        self.executor.engines(step.node).pull(step.image)
+
+    def _create(self, step: CreateContainer) -> None:
+        placement, spec = self._placed(), self._spec()
+        node = self.executor.nodes[step.node]
+        labels = {
+            LABEL_CLUSTER: self.executor.cluster,
+            LABEL_USER: step.user,
+            LABEL_GENERATION: str(placement.container_generation),
+            LABEL_SPEC: spec.digest(),
+        }
+        self.container_id = self.executor.engines(step.node).create(
+            ContainerSpec(
+                name=placement.container,
+                image=spec.image,
+                command=spec.command,
+                env={**spec.env, "WSCTL_USER": step.user},
+                labels=labels,
+                source=node.data_path(step.user),
+                mount=spec.mount,
+                container_port=spec.container_port,
+                address=placement.address,
+                host_port=placement.host_port,
+                resources=placement.resources,
+            )
+        )
+
+    def _start(self, step: StartContainer) -> None:
+        self.executor.engines(step.node).start(container_name(step.user))
+
+    def _await_ready(self, step: AwaitReady) -> None:
+        placement = self._placed()
+        try:
+            self.executor.engines(step.node).await_ready(
+                placement.container, placement.address, placement.host_port, step.probe
+            )
+        except NotReady:
+            self._record(PlacementState.FAILED)
+            raise
+
+    def _stop(self, step: StopContainer) -> None:
+        self.executor.engines(step.node).stop(container_name(step.user), step.grace_s)
+
+    def _remove(self, step: RemoveContainer) -> None:
+        self.executor.engines(step.node).remove(step.container_id or container_name(step.user))
+
+    def _purge(self, step: PurgeData) -> None:
+        self.executor.engines(step.node).purge_data(step.host_root, step.user, step.image)
+
+    def _settle(self, step: Settle) -> None:
+        self._record(step.state)
+        if step.state is PlacementState.RUNNING:
+            self._note_start(step)
+
+    def _note_start(self, step: Settle) -> None:
+        """A start counts as activity, and the reaper needs the counters as they were before the user came."""
+        now = self.executor.clock.now()
+        self.executor.store.touch([step.user], now, "start")
+        engine, container_id = self.executor.engines(step.node), self.container_id
+        if container_id is None:
+            found = engine.container(container_name(step.user))
+            container_id = found.id if found is not None else None
+        sent = engine.tx_bytes(container_id) if container_id is not None else None
+        if container_id is not None and sent is not None:
+            self.executor.store.save_samples([NetworkSample(step.user, container_id, sent, now)])
+
+    def _release(self, step: Release) -> None:
+        generation = self.placement.generation if self.placement is not None else 0
+        if not self.executor.store.release(step.user, generation, keep_home=step.keep_home):
+            raise self._stale(step.user, generation)
+        self.placement = None
+
+    def _mark(self, step: MarkNode) -> None:
+        self.executor.store.set_mark(step.node, step.state, step.reason, self.executor.who)
+
+    def _record(self, state: PlacementState) -> None:
+        placement = self._placed()
+        if not self.executor.store.settle(placement.user, placement.generation, state):
+            raise self._stale(placement.user, placement.generation)
+        self.placement = replace(placement, state=state)
+
+    def _placed(self) -> Placement:
+        if self.placement is None:
+            raise AssertionError("a step that needs a placement came before the one that makes it")
+        return self.placement
+
+    def _spec(self) -> WorkspaceSpec:
+        if self.spec is None:
+            raise AssertionError("a step that needs a workspace spec came without one")
+        return self.spec
+
+    @staticmethod
+    def _stale(user: str, generation: int) -> WsctlError:
+        return StaleGeneration(
+            f"the placement of {user} moved past generation {generation} while this command worked on it",
+            hint=f"wsctl show {user}",
+            details={"user": user, "generation": generation},
+        )
+
+
+_CONFLICTS = {
+    Conflict.USER_EXISTS: "somebody else placed the user first",
+    Conflict.PORT_TAKEN: "somebody else took the port first",
+    Conflict.NODE_FULL: "somebody else took the last room",
+    Conflict.STALE: "the placement moved",
+}

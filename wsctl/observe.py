@@ -1,0 +1,102 @@
+"""Looking: a snapshot of the state database, enriched by what nodes answer.
+
+Responsible for building `ClusterView`s. A node that doesn't answer is recorded as unreachable with the reason, never
+dropped and never taken for empty. Not responsible for deciding anything, nor for how a node is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from wsctl.errors import NodeError
+from wsctl.model import ClusterView, Container, EngineFacts, Node, NodeMark, NodeView, Usage
+from wsctl.ports import Engine, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one node answered. `facts` is None when only one user was asked about."""
+
+    address: str
+    containers: tuple[Container, ...]
+    image_present: Mapping[str, bool]
+    facts: EngineFacts | None = None
+
+
+def snapshot(cluster: str, nodes: Mapping[str, Node], store: Store) -> ClusterView:
+    """What the state database knows; no node has been asked yet (`reachable` is None)."""
+    placements = {placement.user: placement for placement in store.placements()}
+    usage, marks, last_ports = store.usage(), store.marks(), store.last_ports()
+    taken: dict[str, set[int]] = {}
+    for placement in placements.values():
+        taken.setdefault(placement.node, set()).add(placement.host_port)
+    views = {
+        name: NodeView(
+            node=node,
+            mark=marks.get(name, NodeMark()),
+            usage=usage.get(name, Usage()),
+            ports_used=frozenset(taken.get(name, ())),
+            last_port=last_ports.get(name),
+            address=node.publish_address,
+        )
+        for name, node in sorted(nodes.items())
+    }
+    return ClusterView(cluster, views, placements, store.last_node(), store.homes())
+
+
+def ask_node(engine: Engine, images: Collection[str]) -> Observation:
+    """Everything a node tells about itself: facts, all containers, presence of images. Raises `NodeError`."""
+    facts = engine.facts()
+    present = {image: engine.has_image(image) for image in sorted(images)}
+    return Observation(engine.address, tuple(engine.containers()), present, facts)
+
+
+def ask_user(engine: Engine, container: str, image: str) -> Observation:
+    """Only what concerns one user: their container and the image. Two calls, whatever the size of the node."""
+    found = engine.container(container)
+    return Observation(engine.address, () if found is None else (found,), {image: engine.has_image(image)})
+
+
+def merge(view: ClusterView, name: str, seen: Observation | NodeError) -> ClusterView:
+    """The view with one node's answer, or its failure to answer, in it."""
+    known = view.nodes[name]
+    if isinstance(seen, NodeError):
+        node = replace(known, reachable=False, error=seen.reason)
+    else:
+        foreign = known.ports_foreign | _foreign_ports(view, name, seen)
+        node = replace(
+            known,
+            reachable=True,
+            error=None,
+            address=known.node.publish_address or seen.address,
+            facts=seen.facts,
+            containers=seen.containers,
+            image_present=seen.image_present,
+            ports_foreign=foreign,
+            ports_used=known.ports_used | foreign,
+        )
+    return replace(view, nodes={**view.nodes, name: node})
+
+
+def block_port(view: ClusterView, name: str, port: int) -> ClusterView:
+    """The view in which something unknown holds `port` on the node, as its engine said."""
+    node = view.nodes[name]
+    changed = replace(node, ports_foreign=node.ports_foreign | {port}, ports_used=node.ports_used | {port})
+    return replace(view, nodes={**view.nodes, name: changed})
+
+
+def exclude(view: ClusterView, name: str, reason: str) -> ClusterView:
+    """The view in which the node is out of the question for new placements, because it refused earlier in this run."""
+    return replace(view, nodes={**view.nodes, name: replace(view.nodes[name], excluded=reason)})
+
+
+def _foreign_ports(view: ClusterView, name: str, seen: Observation) -> frozenset[int]:
+    """Ports published by containers that aren't the owner of the port by the state database."""
+    owners = {p.host_port: p.user for p in view.placements.values() if p.node == name}
+    return frozenset(
+        container.host_port
+        for container in seen.containers
+        if container.host_port is not None
+        and not (container.cluster == view.cluster and owners.get(container.host_port) == container.user)
+    )

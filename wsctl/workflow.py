@@ -1,0 +1,416 @@
+"""The one pipeline of every change: look → decide → show → confirm → lease → decide again → act → report.
+
+Responsible for the order of these, for bounded retries when the world moved or a node refused, and for keeping one bad
+user or node from stopping the rest. Not responsible for any decision (`planner`), any effect (`executor`) or any
+presentation: it returns one `Outcome` per target and calls back with the plan when a human is to be asked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from wsctl import observe
+from wsctl.errors import (
+    EngineError,
+    LeaseHeld,
+    NodeError,
+    NodeUnreachable,
+    NotReady,
+    PlanChanged,
+    PortTaken,
+    Refused,
+    StaleGeneration,
+    WsctlError,
+)
+from wsctl.executor import Executor
+from wsctl.model import ClusterView, Node, NodeState, Placement, PlacementState, WorkspaceSpec, container_name
+from wsctl.plan import Plan, Reserve, Work
+from wsctl.planner import Decision, plan_undo
+from wsctl.ports import Clock, EngineFactory, Leases, Store
+from wsctl.scheduler import with_placement
+from wsctl.transport.fanout import run as fan_out
+
+RETRIES = 4
+"""How often one target is decided anew after a lost race, a taken port or a refusing node, beyond one try per node."""
+
+NO_DEADLINE_S = 86_400.0
+"""Acting on a target isn't cut off from outside: every call in it has its own timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything the pipeline acts on and through. `parallel` bounds targets acted on at once, `ask_parallel` nodes
+    asked at once, `ask_deadline_s` what one node may take to answer.
+    """
+
+    cluster: str
+    nodes: Mapping[str, Node]
+    classes: Mapping[str, WorkspaceSpec]
+    store: Store
+    leases: Leases
+    engines: EngineFactory
+    clock: Clock
+    who: str
+    warm: Callable[[Iterable[str]], None] = lambda names: None
+    parallel: int = 8
+    ask_parallel: int = 16
+    ask_deadline_s: float = 30.0
+    lease_wait_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What is asked for. `decide` is pure apart from `reap-idle`'s, which reads activity again.
+
+    `spec` gives the spec of a user by what is known of them. `places`: users without a placement may get one, so nodes
+    must be asked before one is chosen. `asks`: nodes are asked at all (marks of nodes need none). `everyone`: ask all
+    nodes in full, for the explanation.
+    """
+
+    verb: str
+    targets: tuple[str, ...]
+    decide: Callable[[str, ClusterView], Decision]
+    spec: Callable[[str, ClusterView], WorkspaceSpec | None] = lambda target, view: None
+    places: bool = False
+    asks: bool = True
+    everyone: bool = False
+    lease: str = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one target: the action that was (or, in a dry run, would be) taken, or the error."""
+
+    target: str
+    action: str
+    placement: Placement | None = None
+    error: WsctlError | None = None
+    work: Work | None = None
+    explain: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to go about it. `confirm` is called with the plan before anything is done (None: nobody is asked) and raises
+    to refuse; `report` is called with each outcome as it comes, from any thread.
+    """
+
+    dry_run: bool = False
+    confirm: Callable[[Plan], None] | None = None
+    report: Callable[[Outcome], None] = lambda outcome: None
+
+
+class Workflow:
+    """Runs operations on a world. One instance per command: it remembers what the nodes answered."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._lock = threading.Lock()
+        self._seen: dict[str, observe.Observation | NodeError] = {}
+        self._blocked: set[tuple[str, int]] = set()
+        self._excluded: dict[str, str] = {}
+
+    # ---- the pipeline
+
+    def run(self, operation: Operation, options: Options = Options()) -> list[Outcome]:
+        """Carry out the operation on all its targets; outcomes in the order of the targets.
+
+        Raises only what concerns the whole command: the state or coordination backend, a refused confirmation, a plan
+        that changed after it was confirmed. What concerns one target is in its outcome.
+        """
+        if options.dry_run:
+            return [self._would(decision) for decision in self._decide_all(operation)[0]]
+        shown: Plan | None = None
+        if options.confirm is not None:
+            shown = _plan(self._decide_all(operation)[0])
+            if not shown.is_empty:
+                options.confirm(shown)
+            self._forget()
+        with ExitStack() as stack:
+            check, busy = self._take_leases(operation, stack)
+            free = tuple(target for target in operation.targets if target not in busy)
+            decisions, view = self._decide_all(operation, free)
+            if shown is not None:
+                _same_plan(shown, _plan(decisions), busy)
+            outcomes = {target: Outcome(target, "failed", error=error) for target, error in busy.items()}
+            for outcome in outcomes.values():
+                options.report(outcome)
+            stopped = threading.Event()
+            executor = self._executor(check, stopped)
+
+            def act(decision: Decision) -> Outcome:
+                outcome = self._carry_out(operation, decision, view, executor)
+                options.report(outcome)
+                return outcome
+
+            try:
+                outcomes.update(self._act_on_all(decisions, act))
+            except BaseException:
+                # Ctrl-C, or a bug: no thread begins another effect; each stops at its next check.
+                stopped.set()
+                raise
+        return [outcomes[target] for target in operation.targets]
+
+    def _act_on_all(self, decisions: Sequence[Decision], act: Callable[[Decision], Outcome]) -> dict[str, Outcome]:
+        if len(decisions) == 1:
+            return {decisions[0].target: act(decisions[0])}
+        by_target = {decision.target: decision for decision in decisions}
+        results = fan_out(
+            by_target, lambda target: act(by_target[target]), parallel=self.world.parallel, deadline_s=NO_DEADLINE_S
+        )
+        for result in results.values():
+            if isinstance(result, Exception):
+                raise result
+        return {target: result for target, result in results.items() if isinstance(result, Outcome)}
+
+    def _executor(self, check_leases: Callable[[], None], stopped: threading.Event) -> Executor:
+        world = self.world
+
+        def check() -> None:
+            if stopped.is_set():
+                raise Refused("the command was stopped")
+            check_leases()
+
+        return Executor(world.cluster, world.nodes, world.store, world.engines, world.clock, world.who, check)
+
+    def _take_leases(self, operation: Operation, stack: ExitStack) -> tuple[Callable[[], None], dict[str, WsctlError]]:
+        """Leases on all targets; those held by somebody else come back with the error, and don't stop the others."""
+        names = {target: f"{operation.lease}:{target}" for target in operation.targets}
+        leases, busy = self.world.leases, dict[str, WsctlError]()
+        wait_s = self.world.lease_wait_s
+        try:
+            held = stack.enter_context(leases.acquire(names.values(), command=operation.verb, wait_s=wait_s))
+        except LeaseHeld as error:
+            if len(names) == 1:
+                return (lambda: None), {target: error for target in names}
+        else:
+            return held.check, busy
+        checks: list[Callable[[], None]] = []
+        for target, name in names.items():
+            try:
+                held = stack.enter_context(leases.acquire([name], command=operation.verb))
+            except LeaseHeld as error:
+                busy[target] = error
+            else:
+                checks.append(held.check)
+
+        def check_all() -> None:
+            for check in checks:
+                check()
+
+        return check_all, busy
+
+    # ---- looking
+
+    def look(self, operation: Operation, targets: Sequence[str]) -> ClusterView:
+        """The state database, and the nodes that the targets need as a whole; a single target is asked about later."""
+        world = self.world
+        view = observe.snapshot(world.cluster, world.nodes, world.store)
+        if operation.everyone or (operation.asks and len(targets) > 1):
+            self.ask(view, self._nodes_needed(operation, targets, view))
+        return self.known(view)
+
+    def ask(self, view: ClusterView, names: Iterable[str]) -> None:
+        """Ask nodes in full, side by side, and remember the answers."""
+        wanted = sorted(
+            name for name in names if name in view.nodes and _unasked(view, name) and name not in self._seen
+        )
+        images = {spec.image for spec in self.world.classes.values()}
+        self.world.warm(wanted)
+        answers = fan_out(
+            wanted,
+            lambda name: observe.ask_node(self.world.engines(name), images),
+            parallel=self.world.ask_parallel,
+            deadline_s=self.world.ask_deadline_s,
+        )
+        for name, answer in answers.items():
+            self._remember(name, answer)
+
+    def _nodes_needed(self, operation: Operation, targets: Sequence[str], view: ClusterView) -> set[str]:
+        placed = {view.placements[target].node for target in targets if target in view.placements}
+        anywhere = operation.everyone or (operation.places and any(t not in view.placements for t in targets))
+        return set(view.nodes) if anywhere else placed
+
+    def _remember(self, name: str, answer: observe.Observation | Exception) -> None:
+        if not isinstance(answer, (observe.Observation, NodeError)):
+            raise answer
+        with self._lock:
+            self._seen[name] = answer
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._seen.clear()
+
+    def known(self, view: ClusterView) -> ClusterView:
+        """The view with everything in it that nodes answered in this run."""
+        with self._lock:
+            seen, blocked, excluded = dict(self._seen), set(self._blocked), dict(self._excluded)
+        for name, answer in seen.items():
+            view = observe.merge(view, name, answer)
+        for name, port in blocked:
+            view = observe.block_port(view, name, port)
+        for name, reason in excluded.items():
+            view = observe.exclude(view, name, reason)
+        return view
+
+    def _ask_about(self, target: str, node: str, operation: Operation, view: ClusterView) -> ClusterView:
+        """Ask one node about one user only: what a single command needs, however large the node."""
+        spec = operation.spec(target, view)
+        image = spec.image if spec is not None else ""
+        answer: observe.Observation | NodeError
+        try:
+            engine = self.world.engines(node)
+            answer = observe.ask_user(engine, container_name(target), image)
+        except NodeError as error:
+            answer = error
+        self._remember(node, answer)
+        return observe.merge(view, node, answer)
+
+    # ---- deciding
+
+    def _decide_all(
+        self, operation: Operation, targets: Sequence[str] | None = None
+    ) -> tuple[list[Decision], ClusterView]:
+        """Decide about all targets in order, each one seeing what was decided for those before."""
+        chosen = operation.targets if targets is None else targets
+        view = self.look(operation, chosen)
+        decisions = []
+        for target in chosen:
+            decision, view = self._decide(operation, target, view)
+            decisions.append(decision)
+            view = _as_planned(view, decision)
+        return decisions, view
+
+    def _decide(self, operation: Operation, target: str, view: ClusterView) -> tuple[Decision, ClusterView]:
+        """Decide about one target, asking the nodes that the decision turns out to depend on, the best one first."""
+        if operation.asks:
+            placement = view.placements.get(target)
+            if placement is not None and _unasked(view, placement.node):
+                view = self._ask_about(target, placement.node, operation, view)
+        while True:
+            decision = operation.decide(target, view)
+            node = _chosen_node(decision)
+            if node is None or not _unasked(view, node):
+                return decision, view
+            view = self._ask_about(target, node, operation, view)
+
+    @staticmethod
+    def _would(decision: Decision) -> Outcome:
+        action = decision.work.action if decision.work is not None else "failed"
+        return Outcome(decision.target, action, error=decision.error, work=decision.work, explain=decision.explain)
+
+    # ---- acting
+
+    def _carry_out(self, operation: Operation, decision: Decision, view: ClusterView, executor: Executor) -> Outcome:
+        """Do what was decided; after a setback that leaves the way open, look and decide again."""
+        target, action = decision.target, ""
+        for _ in range(len(self.world.nodes) + RETRIES):
+            work = decision.work
+            if work is None:
+                return Outcome(target, "failed", error=decision.error, explain=decision.explain)
+            action = action or work.action
+            before = view.placements.get(target)
+            if not work.steps:
+                return Outcome(target, action, before, work=work, explain=decision.explain)
+            try:
+                placement = executor.run(work, operation.spec(target, view), before)
+            except WsctlError as error:
+                again = self._after(operation, target, error, executor)
+                if not isinstance(error, EngineError):
+                    # Somebody else was faster: what they left to do says what we will have done.
+                    action = ""
+                if again is None:
+                    return Outcome(target, "failed", error=error, work=work, explain=decision.explain)
+                view = again
+                decision, view = self._decide(operation, target, view)
+            else:
+                return Outcome(target, action, placement, work=work, explain=decision.explain)
+        return Outcome(target, "failed", error=decision.error or PlanChanged(f"{target}: the cluster keeps changing"))
+
+    def _after(self, operation: Operation, target: str, error: WsctlError, executor: Executor) -> ClusterView | None:
+        """What a setback teaches: the view to decide on anew, or None when there is no other way."""
+        if isinstance(error, (NotReady, NodeUnreachable)):
+            return None
+        if not isinstance(error, (EngineError, PlanChanged, StaleGeneration)):
+            return None
+        fresh = observe.snapshot(self.world.cluster, self.world.nodes, self.world.store)
+        placement = fresh.placements.get(target)
+        if isinstance(error, EngineError):
+            self._learn(error, placement)
+            if not self._refresh(error.node):
+                return None
+            if not isinstance(error, PortTaken):
+                if not operation.places or placement is None or placement.state is not PlacementState.RESERVED:
+                    return None
+                # Nothing of the user exists yet and the engine said a clear no: give the place back, try another.
+                self._undo(target, fresh, executor, error)
+                fresh = observe.snapshot(self.world.cluster, self.world.nodes, self.world.store)
+        return self.known(fresh)
+
+    def _learn(self, error: EngineError, placement: Placement | None) -> None:
+        with self._lock:
+            if isinstance(error, PortTaken) and placement is not None:
+                self._blocked.add((error.node, placement.host_port))
+            elif not isinstance(error, PortTaken):
+                self._excluded.setdefault(error.node, f"refused: {error.reason}")
+
+    def _refresh(self, node: str) -> bool:
+        """Ask the node again, in full; False when it doesn't answer, so that nothing more can be decided."""
+        with self._lock:
+            self._seen.pop(node, None)
+        images = {spec.image for spec in self.world.classes.values()}
+        try:
+            answer = observe.ask_node(self.world.engines(node), images)
+        except NodeError:
+            return False
+        self._remember(node, answer)
+        return True
+
+    def _undo(self, target: str, fresh: ClusterView, executor: Executor, error: EngineError) -> None:
+        placement = fresh.placements[target]
+        work = plan_undo(target, self.known(fresh), f"{error.node} refused")
+        executor.run(work, None, placement)
+
+
+def _plan(decisions: Sequence[Decision]) -> Plan:
+    works = tuple(decision.work for decision in decisions if decision.work is not None)
+    errors = tuple(f"{decision.target}: {decision.error.message}" for decision in decisions if decision.error)
+    return Plan(works, errors)
+
+
+def _same_plan(shown: Plan, now: Plan, busy: Mapping[str, WsctlError]) -> None:
+    """Refuse when what would be done isn't what was confirmed; users who became busy just drop out."""
+    confirmed = {work.target: [step.line() for step in work.steps] for work in shown.works}
+    for work in now.works:
+        if work.target not in busy and [step.line() for step in work.steps] != confirmed.get(work.target, []):
+            raise PlanChanged(
+                f"what would be done for {work.target} changed since the plan was shown; nothing was done",
+                hint="run the command again",
+                details={"plan": now.render().splitlines()},
+            )
+
+
+def _unasked(view: ClusterView, node: str) -> bool:
+    known = view.nodes.get(node)
+    # A node that is marked down isn't asked: its mark decides, and its timeout would only be waited for.
+    return known is not None and known.reachable is None and known.mark.state is not NodeState.DOWN
+
+
+def _chosen_node(decision: Decision) -> str | None:
+    """The node that a new placement would go to."""
+    if decision.work is None:
+        return None
+    return next((step.node for step in decision.work.steps if isinstance(step, Reserve)), None)
+
+
+def _as_planned(view: ClusterView, decision: Decision) -> ClusterView:
+    """The view as it will be once the decision is carried out, for those decided after it."""
+    if decision.work is None:
+        return view
+    for step in decision.work.steps:
+        if isinstance(step, Reserve):
+            return with_placement(view, step.user, step.node, step.port, step.resources)
+    return view
