@@ -77,7 +77,7 @@ def may_take(node: NodeView, wanted: Request) -> bool:
 
 
 @given(clusters(), REQUESTS, STRATEGIES)
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_the_choice_is_feasible_or_every_node_has_a_reason(
     view: ClusterView, wanted: Request, strategy: Strategy
 ) -> None:
