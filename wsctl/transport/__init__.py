@@ -1,0 +1,139 @@
+"""Reaching the nodes: one SSH connection each, and the Docker Engine behind it.
+
+Responsible for: opening every connection at most once a run, remembering failures, closing all of it. Not responsible
+for: which nodes there are (`inventory`), what is done with them (`workflow`), SSH (`ssh`) and HTTP (`docker_socket`).
+
+Importing this module loads neither paramiko nor docker; the first connection does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from wsctl.errors import NodeError, NotFound
+from wsctl.model import Node
+from wsctl.transport import fanout, lazy
+from wsctl.transport.host_keys import HostKey
+from wsctl.transport.once import Once
+from wsctl.transport.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from wsctl.transport.engine import DockerEngine
+    from wsctl.transport.sessions import Sessions
+
+__all__ = ["Connections", "HostKey", "Timeouts", "fanout"]
+
+WARM_PARALLEL = 16
+"""How many nodes are greeted at a time in the background: a handshake costs several ms of our own CPU."""
+
+
+WARM_STEP_S = 0.003
+"""How far apart the background connections start, in seconds."""
+
+
+class Connections:
+    """The nodes of one run: `engine` is the `EngineFactory` of the ports.
+
+    Every node gets at most one SSH connection, however many threads ask, and so does every jump host. A node that
+    couldn't be reached stays unreachable for the rest of the run. Safe to use from several threads.
+    """
+
+    def __init__(self, nodes: Mapping[str, Node], *, cluster: str, timeouts: Timeouts | None = None) -> None:
+        self._nodes = dict(nodes)
+        self._cluster = cluster
+        self._timeouts = timeouts or Timeouts()
+        self._engines = {name: Once(partial(self._connect, node)) for name, node in self._nodes.items()}
+        self._sessions: Once[Sessions] = Once(self._make_sessions)
+        self._warmed: set[str] = set()
+        self._closed = threading.Event()
+
+    def engine(self, name: str) -> DockerEngine:
+        """The engine of the node, connected and its API version negotiated. The first call opens the connection (some
+        tens of ms); the later ones are free. Raises `NotFound`, `NodeUnreachable`, `HostKeyError`, `EngineError`."""
+        self._node(name)
+        return self._engines[name].get()
+
+    def warm(self, names: Iterable[str]) -> None:
+        """Begin to connect to the nodes in the background and return at once. What fails is kept until `engine` asks.
+        Names that are unknown, or being warmed already, are left out."""
+        fresh = [name for name in dict.fromkeys(names) if name in self._nodes and name not in self._warmed]
+        self._warmed.update(fresh)
+        if fresh:
+            threading.Thread(target=self._warm, args=(fresh,), name="warm", daemon=True).start()
+
+    def close(self) -> None:
+        """Close every connection that is open; connections still being opened close themselves. Never raises."""
+        self._closed.set()
+        for once in self._engines.values():
+            engine = once.peek()
+            if engine is not None:
+                engine.close()
+        sessions = self._sessions.peek()
+        if sessions is not None:
+            sessions.close()
+
+    def scan_host_key(self, name: str) -> HostKey:
+        """The host key that the node presents, without logging in. With jump hosts: the first host on the way whose
+        key isn't trusted yet, else the node's; `HostKey.status` says which of new, changed or trusted it is.
+        Raises `NotFound`, `NodeUnreachable`."""
+        node = self._node(name)
+        return self._sessions.get().scan(node)
+
+    def trust(self, name: str, key: HostKey) -> None:
+        """Add the key to the known_hosts file that the node uses; older keys of exactly that host and type are kept as
+        comments. Raises `NotFound`, `NodeError` when the file can't be written."""
+        from wsctl.transport import known_hosts
+
+        known_hosts.trust(self._node(name).name, key)
+
+    def _node(self, name: str) -> Node:
+        node = self._nodes.get(name)
+        if node is None:
+            raise NotFound(f"no node named {name!r} in the inventory", hint="wsctl node ls")
+        return node
+
+    def _make_sessions(self) -> Sessions:
+        from wsctl.transport.sessions import Sessions
+
+        return Sessions(self._timeouts, self._closed)
+
+    def _connect(self, node: Node) -> DockerEngine:
+        if node.is_local:
+            lazy.load_docker()
+            from wsctl.transport.engine import local_engine
+
+            return local_engine(node, self._cluster, self._timeouts)
+        session = self._sessions.get().session(node)
+        lazy.load_docker()
+        from wsctl.transport.remote import remote_engine
+
+        return remote_engine(node, self._cluster, self._timeouts, session)
+
+    def _warm(self, names: list[str]) -> None:
+        """Connect to all of them; results and failures stay with their `Once`. The imports go on in this thread while
+        the others wait for their nodes."""
+        waiting = list(reversed(names))
+
+        def work(delay: float) -> None:
+            time.sleep(delay)
+            while waiting and not self._closed.is_set():
+                try:
+                    name = waiting.pop()
+                except IndexError:
+                    return
+                with contextlib.suppress(NodeError):
+                    self._engines[name].get()
+
+        for number in range(min(WARM_PARALLEL, len(names))):
+            # The first starts at once, the others one after the other, so that no burst hits a shared jump host.
+            delay = number * WARM_STEP_S
+            threading.Thread(target=work, args=(delay,), name=f"warm-{number}", daemon=True).start()
+        # The worker's handshake is mostly waiting; this import is mostly not.
+        if not all(self._nodes[name].is_local for name in names):
+            lazy.load_paramiko()
+        lazy.load_docker()

@@ -1,0 +1,287 @@
+"""The Docker Engine of one node: `ports.Engine` on docker-py.
+
+Responsible for: which requests make up each operation, with how much patience, and which of them may be repeated. Not
+responsible for: the way to the engine (`ssh`, `docker_socket`), the words of failures (`failures`), policy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
+
+from wsctl.errors import EngineError, ImageMissing, NodeError, NodeUnreachable, NotReady
+from wsctl.model import LABEL_CLUSTER, Container, EngineFacts, Node, ReadyProbe, is_user_id
+from wsctl.ports import ContainerSpec
+from wsctl.transport import containers, failures, ready
+from wsctl.transport.docker_client import OLDEST_API, Client, NoEngine, TooOld
+from wsctl.transport.docker_socket import Opener
+from wsctl.transport.timeouts import Timeouts
+
+T = TypeVar("T")
+
+MAX_TAIL = 64 * 1024
+PURGE_PREFIX = "ws-purge-"
+
+
+class DockerEngine:
+    """One node's engine; see `ports.Engine` for the guarantees. `client` is docker-py's, for what isn't in the port.
+
+    A request whose connection broke before an answer came is sent once more on a new connection if repeating it changes
+    nothing: all GETs, and start, stop and remove, which name a state and not a change. Create and pull aren't repeated.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        cluster: str,
+        timeouts: Timeouts,
+        opener: Opener,
+        *,
+        peer: Callable[[], str],
+        dial: ready.Dial = ready.dial_directly,
+        answers: Callable[[float], bool] | None = None,
+    ) -> None:
+        self._node = node
+        self._cluster = cluster
+        self._timeouts = timeouts
+        self._peer = peer
+        self._dial = dial
+        self._answers = answers
+        self.client = Client(opener, timeouts.request)
+        self._newest_api = self._negotiate()
+
+    @property
+    def address(self) -> str:
+        """The IP literal that ports are published on. Raises `NodeError` if it can't be known."""
+        return self._node.publish_address or self._peer()
+
+    @property
+    def api_version(self) -> str:
+        """The version of the API that is spoken with this engine."""
+        return self.client.api_version
+
+    def facts(self) -> EngineFacts:
+        info = self._ask(self.client.info)
+        return EngineFacts(
+            version=str(info.get("ServerVersion") or ""),
+            api_version=self._newest_api,
+            ncpu=int(info.get("NCPU") or 0),
+            memory_bytes=int(info.get("MemTotal") or 0),
+            containers_running=int(info.get("ContainersRunning") or 0),
+        )
+
+    def containers(self) -> list[Container]:
+        return [containers.from_listing(said) for said in self._ask(lambda: self.client.containers(all=True))]
+
+    def container(self, name_or_id: str) -> Container | None:
+        said = self._inspect(name_or_id)
+        return containers.from_inspection(said) if said is not None else None
+
+    def has_image(self, image: str) -> bool:
+        try:
+            self._ask(lambda: self.client.inspect_image(image))  # type: ignore[no-untyped-call]
+        except ImageMissing:
+            return False
+        except EngineError as error:
+            if error.details.get("status") == 404:
+                return False
+            raise
+        return True
+
+    def pull(self, image: str) -> None:
+        params = (
+            {"fromImage": image}
+            if "@" in image or ":" in image.rpartition("/")[2]
+            else {"fromImage": image, "tag": "latest"}
+        )
+        limit = self._timeouts.pull
+        deadline = time.monotonic() + limit
+
+        def pull() -> None:
+            for said in self.client.stream_post("/images/create", params, limit):
+                if said.get("error"):
+                    raise ImageMissing(self._node.name, f"can't pull {image}: {failures.clean(str(said['error']))}")
+                if time.monotonic() > deadline:
+                    raise ImageMissing(self._node.name, f"can't pull {image}: not done within {limit:g} s")
+
+        try:
+            self._ask(pull, limit, repeat=False)
+        except (ImageMissing, NodeUnreachable):
+            raise
+        except EngineError as error:
+            raise ImageMissing(self._node.name, f"can't pull {image}: {error.reason}", hint=error.hint) from error
+
+    def create(self, spec: ContainerSpec) -> str:
+        return self._create(spec.name, containers.to_config(spec))
+
+    def start(self, name_or_id: str) -> None:
+        self._ask(lambda: self.client.start(name_or_id), self._timeouts.start)
+
+    def stop(self, name_or_id: str, grace_s: float = 10.0) -> None:
+        grace = max(0, round(grace_s))
+        with self._absent_is_fine():
+            # docker-py itself adds the grace period to the usual patience.
+            self._ask(lambda: self.client.stop(name_or_id, timeout=grace), grace + self._timeouts.request)
+
+    def remove(self, name_or_id: str) -> None:
+        with self._absent_is_fine():
+            try:
+                self._ask(lambda: self.client.remove_container(name_or_id, force=True), self._timeouts.remove)
+            except EngineError as error:
+                if error.details.get("status") != 409 or "in progress" not in error.reason:
+                    raise
+                self._await_absence(name_or_id)
+
+    def await_ready(self, name_or_id: str, address: str, port: int, probe: ReadyProbe) -> None:
+        def has_ended() -> bool:
+            found = self.container(name_or_id)
+            return found is None or not found.is_running
+
+        try:
+            why = ready.wait(self._dial, address, port, probe, has_ended)
+        except failures.FOREIGN as error:
+            raise self._translated(error, self._timeouts.request) from error
+        if why is None:
+            return
+        tail = self._tail_or_nothing(name_or_id)
+        last = f"; its last words: {failures.clean(tail)}" if tail else ""
+        raise NotReady(
+            self._node.name,
+            f"{name_or_id} isn't ready: {why}{last}",
+            hint="correct `workspace.ready`, or the image",
+            details={"tail": tail},
+        )
+
+    def tx_bytes(self, name_or_id: str) -> int | None:
+        try:
+            stats = self._ask(lambda: self.client.stats(name_or_id, stream=False, one_shot=True))
+        except EngineError as error:
+            if error.details.get("status") in (404, 409):
+                return None
+            raise
+        return containers.sent_bytes(cast(dict[str, Any], stats))
+
+    def tail(self, name_or_id: str, lines: int = 10) -> str:
+        said = self._inspect(name_or_id)
+        if said is None:
+            return ""
+        tty = bool((said.get("Config") or {}).get("Tty"))
+        raw = self._ask(lambda: self.client.some_output(name_or_id, lines, MAX_TAIL))
+        return containers.demultiplex(raw, tty).decode("utf-8", "replace")
+
+    def purge_data(self, host_root: str, user: str, image: str) -> None:
+        if not is_user_id(user):
+            raise ValueError(f"not a user id: {user!r}")
+        name = f"{PURGE_PREFIX}{user}"
+        self.remove(name)  # what a crash left behind
+        try:
+            created = self._create(
+                name, containers.to_purge_config(host_root, user, image, {LABEL_CLUSTER: self._cluster})
+            )
+        except EngineError as error:
+            if "bind source path does not exist" in error.reason:
+                return  # without the folder there are no data
+            raise
+        try:
+            self.start(created)
+            limit = self._timeouts.purge
+            said = self._ask(lambda: self.client.wait(created, timeout=int(limit)), limit)
+            if said.get("StatusCode") != 0:
+                words = failures.clean(self._tail_or_nothing(created)) or f"exit code {said.get('StatusCode')}"
+                raise EngineError(self._node.name, f"couldn't delete all of {host_root}/{user}: {words}")
+        finally:
+            self.remove(created)
+
+    def close(self) -> None:
+        """Give the kept connections up; never raises."""
+        with contextlib.suppress(Exception):
+            self.client.close()
+
+    def _create(self, name: str, config: dict[str, Any]) -> str:
+        try:
+            create = cast(Callable[..., dict[str, Any]], self.client.create_container_from_config)
+            said = self._ask(lambda: create(config, name), self._timeouts.create, repeat=False)
+        except EngineError as error:
+            if type(error) is EngineError and error.details.get("status") == 404:
+                raise ImageMissing(
+                    self._node.name, error.reason, hint="pull it on the node", details=error.details
+                ) from error
+            raise
+        return str(said["Id"])
+
+    def _inspect(self, name_or_id: str) -> dict[str, Any] | None:
+        try:
+            return cast(dict[str, Any], self._ask(lambda: self.client.inspect_container(name_or_id)))
+        except EngineError as error:
+            if error.details.get("status") == 404:
+                return None
+            raise
+
+    def _tail_or_nothing(self, name_or_id: str) -> str:
+        try:
+            return self.tail(name_or_id)
+        except NodeError:
+            return ""
+
+    def _await_absence(self, name_or_id: str) -> None:
+        deadline = time.monotonic() + self._timeouts.remove
+        while self.container(name_or_id) is not None:
+            if time.monotonic() > deadline:
+                raise EngineError(self._node.name, f"{name_or_id} is being removed, but doesn't go")
+            time.sleep(0.1)
+
+    @contextlib.contextmanager
+    def _absent_is_fine(self) -> Iterator[None]:
+        try:
+            yield
+        except EngineError as error:
+            if error.details.get("status") != 404:
+                raise
+
+    def _negotiate(self) -> str:
+        try:
+            return self._ask(self.client.negotiate)
+        except TooOld as error:
+            said = f"the engine's API is {error}, older than {OLDEST_API}"
+            raise EngineError(self._node.name, said, hint="wsctl needs Docker 20.10 or newer on the node") from error
+        except NoEngine as error:
+            raise failures.no_engine(self._node.name, self._node.docker_socket) from error
+
+    def _ask(self, request: Callable[[], T], patience_s: float | None = None, *, repeat: bool = True) -> T:
+        """Send a request and translate what goes wrong. `repeat`: once more if the connection broke."""
+        limit = self._timeouts.request if patience_s is None else patience_s
+        with self.client.patience(limit):
+            try:
+                try:
+                    return request()
+                except failures.FOREIGN as error:
+                    if not repeat or not failures.is_broken(error):
+                        raise
+                    return request()
+            except failures.FOREIGN as error:
+                raise self._translated(error, limit) from error
+
+    def _translated(self, error: BaseException, limit: float) -> NodeError:
+        found = failures.translate(self._node.name, self._node.docker_socket, error, limit)
+        if failures.is_timeout(error) and isinstance(found, NodeUnreachable) and self._answers is not None:
+            return failures.blame(found, self._answers(self._timeouts.diagnosis))
+        return found
+
+
+def local_engine(node: Node, cluster: str, timeouts: Timeouts) -> DockerEngine:
+    """The engine of this machine, by its socket. Raises as `DockerEngine`."""
+
+    def opener() -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeouts.connect)
+            sock.connect(node.docker_socket)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    return DockerEngine(node, cluster, timeouts, opener, peer=lambda: "127.0.0.1")

@@ -1,0 +1,148 @@
+"""Who shares which SSH connection: one for each distinct way to a host, nodes and jump hosts alike.
+
+Responsible for: walking the chain of jump hosts, and opening each hop once. Not responsible for: the handshake (`ssh`).
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from wsctl.errors import HostKeyError, NodeUnreachable
+from wsctl.model import Node, SshSettings
+from wsctl.transport import dial, lazy
+from wsctl.transport.host_keys import HostKey, KeyStatus
+from wsctl.transport.once import Once
+from wsctl.transport.ssh_config import Target, parse_hop, resolve
+from wsctl.transport.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from wsctl.transport.dial import Stream
+    from wsctl.transport.ssh import Session
+
+MAX_HOPS = 8
+"""A longer chain is taken for a loop (a jump host that jumps through itself)."""
+
+
+class Sessions:
+    """The SSH connections of one run. Safe to use from several threads."""
+
+    def __init__(self, timeouts: Timeouts, closed: threading.Event) -> None:
+        self._timeouts = timeouts
+        self._closed = closed
+        self._lock = threading.Lock()
+        self._open: dict[Target, Once[Session]] = {}
+
+    def session(self, node: Node) -> Session:
+        """The connection to the node, opened when it isn't open. Raises `NodeUnreachable`, `HostKeyError`."""
+        target = resolve(node.name, node.address, node.ssh, self._timeouts.ssh_config)
+        return self._session(target, node.ssh, depth=0)
+
+    def scan(self, node: Node) -> HostKey:
+        """The key of the first host on the way to the node that isn't trusted, else the node's own."""
+        target = resolve(node.name, node.address, node.ssh, self._timeouts.ssh_config)
+        lazy.load_paramiko()
+        from wsctl.transport import ssh
+
+        for hop in self._hops(target, node.ssh):
+            key = ssh.scan(hop, partial(self._dial, hop, node.ssh, 0), self._timeouts)
+            if key.status is not KeyStatus.TRUSTED:
+                return key
+        return ssh.scan(target, partial(self._dial, target, node.ssh, 0), self._timeouts)
+
+    def close(self) -> None:
+        """Close all connections, those of the nodes before the jump hosts that carry them; never raises."""
+        with self._lock:
+            sessions = [session for once in self._open.values() if (session := once.peek()) is not None]
+        for session in reversed(sessions):
+            session.close()
+
+    def _session(self, target: Target, settings: SshSettings, depth: int) -> Session:
+        if depth > MAX_HOPS:
+            raise NodeUnreachable(target.node, f"the chain of jump hosts is longer than {MAX_HOPS}: a loop?")
+        # A hop is the same connection whichever node it serves.
+        key = target._replace(node="") if depth else target
+        with self._lock:
+            once = self._open.get(key)
+            if once is None:
+                once = self._open[key] = Once(partial(self._make, target, settings, depth))
+        return once.get()
+
+    def _make(self, target: Target, settings: SshSettings, depth: int) -> Session:
+        # The socket first: sshd forks and prepares its banner while paramiko is imported here.
+        first: list[Stream] = [self._dial(target, settings, depth)]
+        lazy.load_paramiko()
+        from wsctl.transport import ssh
+
+        session = ssh.open_session(
+            target, lambda: first.pop() if first else self._dial(target, settings, depth), self._timeouts
+        )
+        if self._closed.is_set():
+            session.close()
+            raise NodeUnreachable(target.node, "the command is ending")
+        return session
+
+    def _dial(self, target: Target, settings: SshSettings, depth: int) -> Stream:
+        if not target.jumps:
+            return dial.connect(target, self._timeouts)
+        hop = self._hops(target, settings)[-1]
+        try:
+            session = self._session(hop, settings, depth + 1)
+        except NodeUnreachable as error:
+            raise _by_way_of(hop, target.node, error) from error
+        return self._through(session, target)
+
+    def _hops(self, target: Target, settings: SshSettings) -> list[Target]:
+        """The jump hosts of `target`, each resolved like a host of its own; each is reached through those before it.
+        The first one may have jump hosts of its own in ssh_config, as with `ssh -J`."""
+        hops: list[Target] = []
+        for number, spec in enumerate(target.jumps):
+            host, user, port = parse_hop(target.node, spec)
+            inherited = replace(settings, user=user, port=port, proxy_jump=None if number == 0 else "")
+            if settings.config:
+                # ssh_config knows the hop's own keys; the inventory's are the node's, and are tried besides.
+                inherited = replace(inherited, identity_file=None)
+            hop = resolve(target.node, host, inherited, self._timeouts.ssh_config)
+            if settings.identity_file and settings.config:
+                named = resolve(
+                    target.node, host, replace(inherited, identity_file=settings.identity_file, config=False), 0
+                )
+                hop = hop._replace(key_files=(*named.key_files, *hop.key_files))
+            if number:
+                hop = hop._replace(jumps=target.jumps[:number], proxy_command=None)
+            hops.append(hop)
+        return hops
+
+    def _through(self, session: Session, target: Target) -> Stream:
+        import paramiko
+
+        from wsctl.transport.channels import ChannelRefused
+
+        where = f"{target.host} port {target.port}"
+        try:
+            channel = session.open_tcp(target.host, target.port, self._timeouts.connect)
+        except ChannelRefused as error:
+            if error.code == paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED:
+                said = f"the jump host {session.target.name} forbids forwarding to {where}"
+                hint = "its sshd_config needs AllowTcpForwarding yes (or local), and PermitOpen must allow this address"
+            else:
+                said = f"the jump host {session.target.name} can't reach {where}: {error.text}"
+                hint = "is the node on, and does the jump host know its name and network?"
+            raise NodeUnreachable(target.node, said, hint=hint) from error
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise NodeUnreachable(
+                target.node, f"the connection to the jump host {session.target.name} broke"
+            ) from error
+        channel.settimeout(self._timeouts.connect)
+        return dial.Stream(cast(socket.socket, channel))
+
+
+def _by_way_of(hop: Target, node: str, error: NodeUnreachable) -> NodeUnreachable:
+    """The failure of a jump host, told as the node's."""
+    hint = f"wsctl node trust {node}" if isinstance(error, HostKeyError) else error.hint
+    details = {**error.details, "node": node, "jump_host": hop.name}
+    kind = HostKeyError if isinstance(error, HostKeyError) else NodeUnreachable
+    return kind(node, f"jump host {hop.name}: {error.reason}", hint=hint, details=details)
