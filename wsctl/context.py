@@ -96,12 +96,12 @@ class App:
 
     @cached_property
     def inventory(self) -> Inventory:
-        """The loaded inventory; its warnings are told once."""
+        """The loaded inventory. Its warnings belong to `inventory check`; elsewhere only -v tells them."""
         from wsctl.inventory import load
 
         inventory = load(self.inventory_file)
         for warning in inventory.warnings:
-            self.out.warn(warning)
+            self.out.detail(f"warning: {warning}")
         return inventory
 
     @cached_property

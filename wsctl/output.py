@@ -155,7 +155,8 @@ class Output:
         elif dry_run:
             self._write(self._stdout, clean(plan.render(), keep="\n") + "\n")
         else:
-            self.note(plan.render())
+            for line in plan.render().split("\n"):
+                self.note(line)
 
     def _json(self, value: object) -> None:
         # Outside of UTF-8 a character that the stream lacks must become \u…, or the text would no longer be JSON.

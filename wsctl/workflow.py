@@ -258,6 +258,7 @@ class Workflow:
 
     def _ask_about(self, target: str, node: str, operation: Operation, view: ClusterView) -> ClusterView:
         """Ask one node about one user only: what a single command needs, however large the node."""
+        self.world.warm([node])
         spec = operation.spec(target, view)
         image = spec.image if spec is not None else ""
         answer: observe.Observation | NodeError

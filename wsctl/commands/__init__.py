@@ -1,0 +1,59 @@
+"""The verbs: one small module per verb or noun. Each parses, calls the layer below, and presents; nothing else.
+
+Responsible for: the list of commands, with the module and function of each and its one line of help, so that
+`wsctl --help` and `wsctl VERB` import only what they show or run. Not responsible for: what a verb does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """Where a command lives, and what `--help` says of it."""
+
+    target: str
+    help: str
+
+
+COMMANDS: dict[str, Entry | dict[str, Entry]] = {
+    "place": Entry("place:place", "Bring users to run: on their node, or on the best one for new users."),
+    "ls": Entry("show:ls", "List placements."),
+    "show": Entry("show:show", "Show everything about one user."),
+    "start": Entry("life:start", "Start the workspace of placed users."),
+    "stop": Entry("life:stop", "Stop workspaces; data and placement stay."),
+    "restart": Entry("life:restart", "Stop and start workspaces, or make them anew with --recreate."),
+    "rm": Entry("life:rm", "Remove workspaces; the files stay unless --purge-data."),
+    "touch": Entry("activity:touch", "Record that users are active now."),
+    "reap-idle": Entry("activity:reap_idle", "Stop workspaces that nobody uses (the cron job)."),
+    "render-gateway": Entry("gateway:render_gateway", "Write the Nginx route map, or the snippet that goes with it."),
+    "node": {
+        "ls": Entry("node:ls", "List nodes with state, load and reachability."),
+        "show": Entry("node:show", "Show one node and who lives there."),
+        "check": Entry("node:check", "Check nodes: reach, host key, engine, image."),
+        "trust": Entry("node:trust", "Trust a node's SSH host key after comparing its fingerprint."),
+        "cordon": Entry("node:cordon", "Let no new users onto nodes; those there stay."),
+        "uncordon": Entry("node:uncordon", "Let new users onto nodes again."),
+    },
+    "lease": {
+        "ls": Entry("lease:ls", "List who is acting on what."),
+        "break": Entry("lease:break_", "Take a lease away from its holder."),
+    },
+    "db": {
+        "version": Entry("db:version", "Show the state database's schema version."),
+        "upgrade": Entry("db:upgrade", "Bring the state database's schema up to date."),
+    },
+    "inventory": {
+        "check": Entry("inventory:check", "Check the inventory; all problems at once."),
+        "show": Entry("inventory:show", "Show the inventory with every default filled in."),
+        "schema": Entry("inventory:schema", "Print the inventory's JSON Schema, for editors."),
+    },
+    "init": Entry("init:init", "Write a starting inventory."),
+}
+
+GROUP_HELP = {
+    "node": "Nodes: list, check, trust, cordon.",
+    "lease": "Leases: who is acting on what.",
+    "db": "The state database's schema.",
+    "inventory": "The inventory file.",
+}

@@ -1,0 +1,157 @@
+"""`wsctl start`, `stop`, `restart` and `rm`: the life of placed users' workspaces.
+
+Responsible for: their options and confirmations. Not responsible for: the steps (`planner.life`, `planner.place`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from wsctl.commands.options import DryRunOpt, ParallelOpt, UsersArg, WaitOpt, YesOpt, check_users, command, seconds
+from wsctl.context import App
+from wsctl.errors import ConfirmationRequired, Refused, UsageError
+from wsctl.model import ClusterView, WorkspaceSpec
+from wsctl.plan import Plan
+from wsctl.planner import Decision, plan_remove, plan_restart, plan_start, plan_stop
+
+
+@command
+def start(
+    app: App,
+    users: UsersArg,
+    parallel: ParallelOpt = 8,
+    wait: WaitOpt = "10s",
+    dry_run: DryRunOpt = False,
+    yes: YesOpt = False,
+) -> None:
+    """Start the workspaces of placed users, on their nodes. Users without a placement need `wsctl place`.
+
+    Example:
+      wsctl start alice
+    """
+    _run(app, "start", users, plan_start, parallel, wait, dry_run)
+
+
+@command
+def stop(
+    app: App,
+    users: UsersArg,
+    grace: Annotated[str, typer.Option("--grace", metavar="DURATION", help="Between SIGTERM and SIGKILL.")] = "10s",
+    parallel: ParallelOpt = 8,
+    wait: WaitOpt = "10s",
+    dry_run: DryRunOpt = False,
+    yes: YesOpt = False,
+) -> None:
+    """Stop workspaces. Files, placement and port stay; memory and CPU are given back.
+
+    Example:
+      wsctl stop alice bob
+    """
+    grace_s = seconds(grace, "--grace")
+    _run(app, "stop", users, lambda user, spec, view: plan_stop(user, view, grace_s=grace_s), parallel, wait, dry_run)
+
+
+@command
+def restart(
+    app: App,
+    users: UsersArg,
+    recreate: Annotated[
+        bool, typer.Option("--recreate", help="Make the container anew from the present spec; the files stay.")
+    ] = False,
+    parallel: ParallelOpt = 8,
+    wait: WaitOpt = "10s",
+    dry_run: DryRunOpt = False,
+    yes: YesOpt = False,
+) -> None:
+    """Stop and start workspaces.
+
+    Example:
+      wsctl restart alice --recreate
+    """
+
+    def decide(user: str, spec: WorkspaceSpec, view: ClusterView) -> Decision:
+        return plan_restart(user, spec, view, recreate=recreate)
+
+    _run(app, "restart", users, decide, parallel, wait, dry_run)
+
+
+@command
+def rm(
+    app: App,
+    users: UsersArg,
+    purge_data: Annotated[
+        bool, typer.Option("--purge-data", help="Delete the user's files too, for good. Asks for the user's name.")
+    ] = False,
+    confirm: Annotated[
+        str | None, typer.Option("--confirm", metavar="USER", help="The user's name, instead of typing it.")
+    ] = None,
+    parallel: ParallelOpt = 8,
+    wait: WaitOpt = "10s",
+    dry_run: DryRunOpt = False,
+    yes: YesOpt = False,
+) -> None:
+    """Remove workspaces: container and placement. The files stay on the node, and the next `place` goes there.
+
+    Examples:
+      wsctl rm alice --yes
+      wsctl rm alice --purge-data --confirm alice
+    """
+    targets = check_users(users)
+    if purge_data and len(targets) != 1:
+        raise UsageError("--purge-data takes one user at a time", hint=f"wsctl rm {targets[0]} --purge-data")
+
+    def ask(plan: Plan) -> None:
+        if not purge_data and not yes:
+            names = ", ".join(targets[:5]) + ("…" if len(targets) > 5 else "")
+            app.out.plan(plan, dry_run=False)
+            app.out.confirm(f"Remove {names}? The files stay.", yes=False)
+        elif purge_data and confirm is None:
+            app.out.plan(plan, dry_run=False)
+            _typed(app, targets[0])
+        elif purge_data and confirm != targets[0]:
+            raise Refused(f"--confirm {confirm} isn't {targets[0]}; nothing was changed")
+
+    def decide(user: str, spec: WorkspaceSpec, view: ClusterView) -> Decision:
+        return plan_remove(user, spec, view, purge=purge_data)
+
+    _run(app, "rm", users, decide, parallel, wait, dry_run, ask)
+
+
+def _typed(app: App, user: str) -> None:
+    try:
+        app.out.typed(f"All files of {user} will be deleted for good.", user)
+    except ConfirmationRequired as error:
+        raise ConfirmationRequired(
+            f"deleting the files of {user} must be confirmed by their name",
+            hint=f"wsctl rm {user} --purge-data --confirm {user}",
+        ) from error
+
+
+def _run(
+    app: App,
+    verb: str,
+    users: list[str],
+    decide: Callable[[str, WorkspaceSpec, ClusterView], Decision],
+    parallel: int,
+    wait: str,
+    dry_run: bool,
+    confirm: Callable[[Plan], None] | None = None,
+) -> None:
+    from wsctl.commands.present import show_dry_run, show_outcomes
+    from wsctl.workflow import Operation, Options, Workflow
+
+    targets = check_users(users)
+    classes = app.inventory.classes
+
+    def spec(user: str, view: ClusterView) -> WorkspaceSpec:
+        placement = view.placements.get(user)
+        return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
+
+    operation = Operation(verb, targets, lambda user, view: decide(user, spec(user, view), view), spec)
+    world = app.world(dry_run=dry_run, parallel=parallel, wait_s=seconds(wait, "--wait"))
+    outcomes = Workflow(world).run(operation, Options(dry_run=dry_run, confirm=confirm))
+    show = show_dry_run if dry_run else show_outcomes
+    show(app, outcomes)

@@ -1,0 +1,248 @@
+"""`wsctl node …`: the machines.
+
+Responsible for: listing, checking, trusting and marking nodes. Not responsible for: how they are reached (`transport`)
+or what a mark means for placing (`scheduler`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from wsctl.commands.options import DryRunOpt, YesOpt, command
+from wsctl.context import App
+from wsctl.errors import NodeUnreachable, PartialFailure, Refused, WsctlError
+from wsctl.model import ClusterView, NodeState, NodeView
+
+NodeArg = Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="A node of the inventory.")]
+NodesArg = Annotated[list[str], typer.Argument(metavar="NODE…", show_default=False, help="Nodes of the inventory.")]
+
+
+@command
+def ls(
+    app: App,
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Ask the nodes, or only the state database.")
+    ] = True,
+) -> None:
+    """List the nodes: state, reachability, load, and why a node isn't ready.
+
+    Example:
+      wsctl node ls
+    """
+    from wsctl.output import Column
+
+    view = _view(app, None if probe else ())
+    items = [_node_dict(name, node) for name, node in view.nodes.items()]
+    columns = (
+        Column("name"),
+        Column("address"),
+        Column("state"),
+        Column("reachable", show=lambda r: {True: "yes", False: "NO"}.get(bool(r), "-")),
+        Column("workspaces", right=True),
+        Column("capacity", "cap", show=lambda c: str(c["workspaces"]) if isinstance(c, Mapping) else "-", right=True),
+        Column("ports_free", "ports free", right=True),
+        Column("reason"),
+    )
+    app.out.rows(items, columns)
+
+
+@command
+def show(app: App, node: NodeArg) -> None:
+    """Show one node: its engine, its load and who lives there.
+
+    Example:
+      wsctl node show n1
+    """
+    app.inventory.node(node)
+    view = _view(app, (node,))
+    seen = view.nodes[node]
+    item = _node_dict(node, seen)
+    facts = seen.facts
+    item |= {
+        "docker_version": facts.version if facts is not None else None,
+        "api_version": facts.api_version if facts is not None else None,
+        "engine_cpus": facts.ncpu if facts is not None else None,
+        "engine_memory_bytes": facts.memory_bytes if facts is not None else None,
+        "containers_running": facts.containers_running if facts is not None else None,
+        "changed_at": seen.mark.changed_at,
+        "changed_by": seen.mark.changed_by or None,
+        "users": [p.user for p in view.placements.values() if p.node == node],
+    }
+    app.out.record(item)
+
+
+@command
+def check(
+    app: App,
+    nodes: Annotated[
+        list[str] | None, typer.Argument(metavar="[NODE…]", show_default=False, help="Nodes (default: all).")
+    ] = None,
+) -> None:
+    """Check nodes from reach to image, one line a check, with the fix to type.
+
+    Example:
+      wsctl node check n1
+    """
+    from wsctl.nodecheck import CheckStatus, check_node
+    from wsctl.output import Column
+
+    names = list(dict.fromkeys(nodes)) if nodes else list(app.inventory.nodes)
+    for name in names:
+        app.inventory.node(name)
+    from wsctl.transport.fanout import run as fan_out
+
+    app.fleet.warm(names)
+    specs = list(app.inventory.classes.values())
+    results = fan_out(names, lambda name: check_node(app.inventory.nodes[name], app.fleet.engine, specs))
+    items: list[dict[str, object]] = []
+    for name, result in results.items():
+        if isinstance(result, WsctlError):
+            items.append(
+                {"node": name, "check": "reach", "status": "FAIL", "detail": result.message, "fix": result.hint}
+            )
+        elif isinstance(result, Exception):
+            raise result
+        else:
+            items += [{"node": name, **line.to_dict()} for line in result]
+    app.out.rows(items, (Column("node"), Column("check"), Column("status"), Column("detail"), Column("fix")))
+    failed = sorted({str(item["node"]) for item in items if item["status"] == CheckStatus.FAIL})
+    if failed and len(names) == 1:
+        raise NodeUnreachable(failed[0], "has failed checks", hint="see the fixes above")
+    if failed:
+        raise PartialFailure(f"{len(failed)} of {len(names)} nodes have failed checks", details={"nodes": failed})
+
+
+@command
+def trust(
+    app: App,
+    node: NodeArg,
+    fingerprint: Annotated[
+        str | None,
+        typer.Option("--fingerprint", metavar="SHA256:…", help="The fingerprint you expect; no question is asked."),
+    ] = None,
+) -> None:
+    """Trust a node's SSH host key: compare the fingerprint with the one on the node's own console first.
+
+    On the node: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub
+
+    Example:
+      wsctl node trust n1 --fingerprint SHA256:…
+    """
+    app.inventory.node(node)
+    key = app.fleet.scan_host_key(node)
+    item: dict[str, object] = {"node": node, "key_type": key.type, "fingerprint": key.fingerprint}
+    if fingerprint is not None and fingerprint.removeprefix("SHA256:") != key.fingerprint.removeprefix("SHA256:"):
+        raise Refused(
+            f"{node} presents {key.type} {key.fingerprint}, not {fingerprint}; nothing was trusted",
+            hint="compare with the node's console; if it differs there too, somebody sits in between",
+            details=item,
+        )
+    if key.status == "trusted":
+        app.out.record({**item, "action": "unchanged"})
+        return
+    if fingerprint is None:
+        changed = "CHANGED: it isn't the key trusted before. " if key.status == "changed" else ""
+        app.out.typed(f"{changed}{node} presents {key.type} {key.fingerprint}. Trust it?", "yes")
+    app.fleet.trust(node, key)
+    app.out.record({**item, "action": "trusted"})
+
+
+@command
+def cordon(
+    app: App,
+    nodes: NodesArg,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown wherever the node is.")] = "",
+    dry_run: DryRunOpt = False,
+    yes: YesOpt = False,
+) -> None:
+    """Let no new users onto nodes. Users who live there stay, and may be started there.
+
+    Example:
+      wsctl node cordon n2 --reason "disk swap on Friday"
+    """
+    _mark(app, "node cordon", nodes, NodeState.CORDONED, reason, dry_run)
+
+
+@command
+def uncordon(app: App, nodes: NodesArg, dry_run: DryRunOpt = False, yes: YesOpt = False) -> None:
+    """Let new users onto nodes again.
+
+    Example:
+      wsctl node uncordon n2
+    """
+    _mark(app, "node uncordon", nodes, NodeState.READY, "", dry_run)
+
+
+def _mark(app: App, verb: str, nodes: list[str], state: NodeState, reason: str, dry_run: bool) -> None:
+    from wsctl.commands.present import raise_if_failed, show_dry_run
+    from wsctl.output import Column
+    from wsctl.planner import plan_mark
+    from wsctl.workflow import Operation, Options, Workflow
+
+    targets = tuple(dict.fromkeys(nodes))
+    for name in targets:
+        app.inventory.node(name)
+    operation = Operation(
+        verb, targets, lambda node, view: plan_mark(node, state, reason, view), asks=False, lease="node"
+    )
+    outcomes = Workflow(app.world(dry_run=dry_run)).run(operation, Options(dry_run=dry_run))
+    if dry_run:
+        show_dry_run(app, outcomes)
+        return
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if len(outcomes) == 1 and outcomes[0].error is not None:
+        raise outcomes[0].error
+    marks = app.store.marks()
+    items = [
+        {"name": o.target, "state": marks[o.target].state.value if o.target in marks else "ready", "action": o.action}
+        for o in outcomes
+    ]
+    app.out.rows(items, (Column("name"), Column("state"), Column("action")))
+    raise_if_failed(failed, len(outcomes))
+
+
+def _view(app: App, names: tuple[str, ...] | None) -> ClusterView:
+    """The state database, with the answers of the named nodes (None: all) in it."""
+    from wsctl import observe
+    from wsctl.errors import NodeError
+    from wsctl.transport.fanout import run as fan_out
+
+    inventory = app.inventory
+    view = observe.snapshot(inventory.cluster, inventory.nodes, app.store_for_reading)
+    wanted = list(inventory.nodes) if names is None else list(names)
+    if not wanted:
+        return view
+    app.fleet.warm(wanted)
+    answers = fan_out(wanted, lambda name: observe.ask_node(app.fleet.engine(name), ()))
+    for name, answer in answers.items():
+        if not isinstance(answer, (observe.Observation, NodeError)):
+            raise answer
+        view = observe.merge(view, name, answer)
+    return view
+
+
+def _node_dict(name: str, node: NodeView) -> dict[str, object]:
+    capacity, usage = node.node.capacity, node.usage
+    reason = node.mark.reason or None
+    if node.reachable is False:
+        reason = "; ".join(part for part in (reason, node.error) if part)
+    return {
+        "name": name,
+        "address": node.node.address,
+        "state": node.mark.state.value,
+        "reachable": node.reachable,
+        "workspaces": usage.workspaces,
+        "active": usage.active,
+        "capacity": {
+            "workspaces": capacity.workspaces,
+            "memory_bytes": capacity.memory_bytes,
+            "cpus": capacity.cpus_milli / 1000,
+        },
+        "used": {"memory_bytes": usage.memory_bytes, "cpus": usage.cpus_milli / 1000},
+        "ports_free": node.ports_free,
+        "labels": dict(node.node.labels),
+        "reason": reason,
+    }

@@ -1,0 +1,104 @@
+"""`wsctl ls` and `wsctl show`: reading placements.
+
+Responsible for: what is shown of placements. `ls` asks the state database only, so that it answers when nodes don't;
+`show` also asks the user's node. Not responsible for: changing anything.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wsctl.commands.options import UserArg, check_users, command
+from wsctl.context import App
+from wsctl.errors import NodeError, NotFound
+from wsctl.model import Container, Placement, PlacementState
+
+
+@command
+def ls(
+    app: App,
+    node: Annotated[str | None, typer.Option("--node", metavar="NODE", help="Only users on this node.")] = None,
+    state: Annotated[PlacementState | None, typer.Option("--state", help="Only placements in this state.")] = None,
+) -> None:
+    """List placements, from the state database (nodes aren't asked).
+
+    Example:
+      wsctl ls --node n1 -o json
+    """
+    from wsctl.commands.present import PLACEMENT_COLUMNS, activity_column, placement_dict
+
+    inventory, store = app.inventory, app.store_for_reading
+    placements = [
+        p for p in store.placements() if (node is None or p.node == node) and (state is None or p.state is state)
+    ]
+    if node is not None and not placements:
+        inventory.node(node)
+    activity = store.activity()
+    prefix = inventory.gateway.path_prefix
+    items = [placement_dict(p, activity.get(p.user), prefix) for p in placements]
+    app.out.rows(items, (*PLACEMENT_COLUMNS, activity_column(app.wiring.clock.now())))
+
+
+@command
+def show(app: App, user: UserArg) -> None:
+    """Show everything about one user: the placement, what their node says, and their activity.
+
+    Example:
+      wsctl show alice
+    """
+    from wsctl.commands.present import placement_dict
+
+    (target,) = check_users([user])
+    store = app.store_for_reading
+    placement = store.placement(target)
+    if placement is None:
+        raise _unknown(app, target)
+    activity = store.activity([target]).get(target)
+    item = placement_dict(placement, activity, app.inventory.gateway.path_prefix)
+    item |= {
+        "active_by": activity.source if activity is not None else None,
+        "class": placement.workspace_class,
+        "memory_bytes": placement.resources.memory_bytes,
+        "cpus": placement.resources.cpus_milli / 1000,
+        "created_at": placement.created_at,
+        "updated_at": placement.updated_at,
+    }
+    item |= _observed(app, placement)
+    app.out.record(item)
+
+
+def _unknown(app: App, user: str) -> NotFound:
+    home = app.store_for_reading.homes().get(user)
+    if home is not None:
+        return NotFound(
+            f"user {user} has no placement; their files are on {home}",
+            hint=f"wsctl place {user}   # starts there; or: wsctl rm {user} --purge-data",
+            details={"user": user, "home": home},
+        )
+    return NotFound(f"user {user} has no placement", hint=f"wsctl place {user}", details={"user": user})
+
+
+def _observed(app: App, placement: Placement) -> dict[str, object]:
+    """What the node says of the container now; a node that doesn't answer is said, and is no failure of `show`."""
+    if placement.node not in app.inventory.nodes:
+        return {"observed": "unknown", "observed_detail": f"{placement.node} is not in the inventory"}
+    try:
+        container = app.fleet.engine(placement.node).container(placement.container)
+    except NodeError as error:
+        return {"observed": "unknown", "observed_detail": error.reason}
+    if container is None:
+        return {"observed": "missing", "observed_detail": "no such container on the node"}
+    return {"observed": container.state, "observed_detail": _fit(app, placement, container)}
+
+
+def _fit(app: App, placement: Placement, container: Container) -> str:
+    if container.cluster != app.inventory.cluster or container.user != placement.user:
+        return "a container of that name that isn't ours"
+    if container.generation != placement.container_generation:
+        return f"stale copy: generation {container.generation}, not {placement.container_generation}"
+    spec = app.inventory.classes.get(placement.workspace_class)
+    if spec is not None and container.spec not in (None, spec.digest()):
+        return f"made from an older spec; wsctl restart {placement.user} --recreate applies the present one"
+    return f"image {container.image}"

@@ -1,0 +1,85 @@
+"""The command tree, made lazily: a verb's module is imported when the verb is looked up, not when it is listed.
+
+Responsible for: turning the table in `commands` into Typer commands and groups. Not responsible for: what is in the
+table. `wsctl --help` imports no verb; that keeps it as quick as a program with a single command.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command as make_command
+
+from wsctl.commands import GROUP_HELP, Entry
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+class LazyGroup(TyperGroup):
+    """A group whose members are (module, function) pairs until somebody wants one."""
+
+    entries: Mapping[str, Entry | Mapping[str, Entry]]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.entries)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        entry = self.entries.get(cmd_name)
+        if entry is None:
+            return None
+        if self.commands.get(cmd_name) is None:
+            self.commands[cmd_name] = _make(cmd_name, entry)
+        return self.commands[cmd_name]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list in `--help`, from the table alone."""
+        rows = [(name, help_of(name, entry)) for name, entry in self.entries.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def help_of(name: str, entry: Entry | Mapping[str, Entry]) -> str:
+    """The one line of help of a command or group."""
+    return entry.help if isinstance(entry, Entry) else GROUP_HELP[name]
+
+
+def make_group(
+    name: str, help_text: str, entries: Mapping[str, Entry | Mapping[str, Entry]], epilog: str | None = None
+) -> LazyGroup:
+    """A group with all entries known by name and none imported."""
+    group = typer.Typer(
+        name=name,
+        help=help_text,
+        cls=LazyGroup,
+        epilog=epilog,
+        rich_markup_mode=None,
+        context_settings=CONTEXT,
+        add_completion=name == "wsctl",
+        no_args_is_help=True,
+    )
+    group.callback()(_nothing)
+    made = make_command(group)
+    if not isinstance(made, LazyGroup):
+        raise TypeError("typer didn't make the group of the class it was given")
+    made.entries = entries
+    # Typer suggests from the keys; the values stay empty until looked up.
+    made.commands = cast("dict[str, Any]", dict.fromkeys(entries))
+    return made
+
+
+def _make(name: str, entry: Entry | Mapping[str, Entry]) -> Any:
+    if not isinstance(entry, Entry):
+        return make_group(name, GROUP_HELP[name], entry)
+    module, _, function = entry.target.partition(":")
+    body = getattr(importlib.import_module(f"wsctl.commands.{module}"), function)
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=CONTEXT)
+    single.command(name, short_help=entry.help)(body)
+    return make_command(single)
+
+
+def _nothing() -> None:
+    """Groups have no options of their own."""
