@@ -1,16 +1,20 @@
 """Doing: one step, one effect.
 
 Responsible for walking the steps of one target in order, threading the generation from the claim to every later write,
-and stopping at the first failure. Decides nothing: no step is skipped, added or retried here. Every effect is preceded
-by a check that the lease still stands; every write is a compare-and-swap on the generation.
+and stopping at the first failure. Not responsible for any decision: no step is skipped, added or retried here.
+
+Every effect is preceded by a check that the lease still stands; every write is a compare-and-swap on the generation;
+and right before a container or its files are touched the generation is read once more, for a holder that slept
+through its lease must not stop, replace or purge what somebody else has started since.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from wsctl.errors import NotReady, PlanChanged, StaleGeneration, Unschedulable, WsctlError
+from wsctl.errors import NodeError, NotReady, PlanChanged, StaleGeneration, Unschedulable, WsctlError
 from wsctl.model import (
     LABEL_CLUSTER,
     LABEL_GENERATION,
@@ -95,7 +99,16 @@ class _Run:
 
     def do(self, step: Step) -> None:
         """The effect of one step."""
+        if isinstance(step, _FENCED):
+            self._fence(step.user)
         self.doing[type(step)](step)
+
+    def _fence(self, user: str) -> None:
+        """Raise `StaleGeneration` unless the placement is as this run left it (or there is still none)."""
+        now = self.executor.store.placement(user)
+        ours = self.placement.generation if self.placement is not None else 0
+        if (now.generation if now is not None else 0) != ours:
+            raise self._stale(user, ours)
 
     def _reserve(self, step: Reserve) -> None:
         wanted = Reservation(
@@ -187,13 +200,15 @@ class _Run:
         """A start counts as activity, and the reaper needs the counters as they were before the user came."""
         now = self.executor.clock.now()
         self.executor.store.touch([step.user], now, "start")
-        engine, container_id = self.executor.engines(step.node), self.container_id
-        if container_id is None:
-            found = engine.container(container_name(step.user))
-            container_id = found.id if found is not None else None
-        sent = engine.tx_bytes(container_id) if container_id is not None else None
-        if container_id is not None and sent is not None:
-            self.executor.store.save_samples([NetworkSample(step.user, container_id, sent, now)])
+        # Without the counters the reaper will only know less, and keep the workspace: no reason to call this a failure.
+        with contextlib.suppress(NodeError):
+            engine, container_id = self.executor.engines(step.node), self.container_id
+            if container_id is None:
+                found = engine.container(container_name(step.user))
+                container_id = found.id if found is not None else None
+            sent = engine.tx_bytes(container_id) if container_id is not None else None
+            if container_id is not None and sent is not None:
+                self.executor.store.save_samples([NetworkSample(step.user, container_id, sent, now)])
 
     def _release(self, step: Release) -> None:
         generation = self.placement.generation if self.placement is not None else 0
@@ -228,6 +243,8 @@ class _Run:
             details={"user": user, "generation": generation},
         )
 
+
+_FENCED = (CreateContainer, StartContainer, StopContainer, RemoveContainer, PurgeData)
 
 _CONFLICTS = {
     Conflict.USER_EXISTS: "somebody else placed the user first",

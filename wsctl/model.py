@@ -38,8 +38,9 @@ def container_name(user: str) -> str:
 
 
 def is_ip_literal(address: str) -> bool:
-    """Whether `address` is an IPv4 or IPv6 literal, not a host name. A zone (`%eth0`) may hold any character at all, and
-    means nothing to another machine: an address with one isn't taken.
+    """Whether `address` is an IPv4 or IPv6 literal, not a host name.
+
+    A zone (`%eth0`) may hold any character at all and means nothing to another machine: with one, it isn't taken.
     """
     try:
         ipaddress.ip_address(address)

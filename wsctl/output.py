@@ -204,6 +204,8 @@ class Output:
             self._say(f"hint: {error.hint}")
 
     def _say(self, text: str) -> None:
+        if self.is_json:
+            return  # stderr then holds the error object or nothing, so that a program can read it
         # A line break inside of a message is indented, so that no untrusted text can pass for a message of its own.
         self._send(clean(text, keep="\n").rstrip("\n").replace("\n", "\n  "))
 

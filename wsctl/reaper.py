@@ -60,8 +60,8 @@ class Reaper:
         """The whole cluster, with an answer (or its absence) from every node that runs somebody."""
         view = observe.snapshot(self._world.cluster, self._world.nodes, self._world.store)
         needed = {view.placements[user].node for user in self._users(view)}
-        self._workflow.ask(view, needed)
-        return self._workflow.known(view)
+        self._workflow.knowledge.ask(view, needed)
+        return self._workflow.knowledge.applied_to(view)
 
     def _users(self, view: ClusterView) -> list[str]:
         wanted = view.placements if self._options.users is None else self._options.users

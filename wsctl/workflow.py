@@ -16,7 +16,6 @@ from wsctl import observe
 from wsctl.errors import (
     EngineError,
     LeaseHeld,
-    NodeError,
     NodeUnreachable,
     NotReady,
     PlanChanged,
@@ -26,14 +25,15 @@ from wsctl.errors import (
     WsctlError,
 )
 from wsctl.executor import Executor
-from wsctl.model import ClusterView, Node, NodeState, Placement, PlacementState, WorkspaceSpec, container_name
+from wsctl.knowledge import Knowledge, is_unasked
+from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceSpec
 from wsctl.plan import Plan, Reserve, Work
 from wsctl.planner import Decision, plan_undo
 from wsctl.ports import Clock, EngineFactory, Leases, Store
-from wsctl.scheduler import with_placement
+from wsctl.scheduler import next_port, with_placement
 from wsctl.transport.fanout import run as fan_out
 
-RETRIES = 4
+RETRIES = 16
 """How often one target is decided anew after a lost race, a taken port or a refusing node, beyond one try per node."""
 
 NO_DEADLINE_S = 86_400.0
@@ -42,9 +42,7 @@ NO_DEADLINE_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everything the pipeline acts on and through. `parallel` bounds targets acted on at once, `ask_parallel` nodes
-    asked at once, `ask_deadline_s` what one node may take to answer.
-    """
+    """Everything the pipeline acts on and through. `parallel` bounds the targets acted on at once."""
 
     cluster: str
     nodes: Mapping[str, Node]
@@ -56,8 +54,6 @@ class World:
     who: str
     warm: Callable[[Iterable[str]], None] = lambda names: None
     parallel: int = 8
-    ask_parallel: int = 16
-    ask_deadline_s: float = 30.0
     lease_wait_s: float = 10.0
 
 
@@ -108,10 +104,8 @@ class Workflow:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self._lock = threading.Lock()
-        self._seen: dict[str, observe.Observation | NodeError] = {}
-        self._blocked: set[tuple[str, int]] = set()
-        self._excluded: dict[str, str] = {}
+        images = {spec.image for spec in world.classes.values()}
+        self.knowledge = Knowledge(world.engines, images, world.warm)
 
     # ---- the pipeline
 
@@ -128,7 +122,7 @@ class Workflow:
             shown = _plan(self._decide_all(operation)[0])
             if not shown.is_empty:
                 options.confirm(shown)
-            self._forget()
+            self.knowledge.forget()
         with ExitStack() as stack:
             check, busy = self._take_leases(operation, stack)
             free = tuple(target for target in operation.targets if target not in busy)
@@ -207,68 +201,18 @@ class Workflow:
 
     def look(self, operation: Operation, targets: Sequence[str]) -> ClusterView:
         """The state database, and the nodes that the targets need as a whole; a single target is asked about later."""
-        world = self.world
-        view = observe.snapshot(world.cluster, world.nodes, world.store)
+        view = self._snapshot()
         if operation.everyone or (operation.asks and len(targets) > 1):
-            self.ask(view, self._nodes_needed(operation, targets, view))
-        return self.known(view)
+            self.knowledge.ask(view, self._nodes_needed(operation, targets, view))
+        return self.knowledge.applied_to(view)
 
-    def ask(self, view: ClusterView, names: Iterable[str]) -> None:
-        """Ask nodes in full, side by side, and remember the answers."""
-        wanted = sorted(
-            name for name in names if name in view.nodes and _unasked(view, name) and name not in self._seen
-        )
-        images = {spec.image for spec in self.world.classes.values()}
-        self.world.warm(wanted)
-        answers = fan_out(
-            wanted,
-            lambda name: observe.ask_node(self.world.engines(name), images),
-            parallel=self.world.ask_parallel,
-            deadline_s=self.world.ask_deadline_s,
-        )
-        for name, answer in answers.items():
-            self._remember(name, answer)
+    def _snapshot(self) -> ClusterView:
+        return observe.snapshot(self.world.cluster, self.world.nodes, self.world.store)
 
     def _nodes_needed(self, operation: Operation, targets: Sequence[str], view: ClusterView) -> set[str]:
         placed = {view.placements[target].node for target in targets if target in view.placements}
         anywhere = operation.everyone or (operation.places and any(t not in view.placements for t in targets))
         return set(view.nodes) if anywhere else placed
-
-    def _remember(self, name: str, answer: observe.Observation | Exception) -> None:
-        if not isinstance(answer, (observe.Observation, NodeError)):
-            raise answer
-        with self._lock:
-            self._seen[name] = answer
-
-    def _forget(self) -> None:
-        with self._lock:
-            self._seen.clear()
-
-    def known(self, view: ClusterView) -> ClusterView:
-        """The view with everything in it that nodes answered in this run."""
-        with self._lock:
-            seen, blocked, excluded = dict(self._seen), set(self._blocked), dict(self._excluded)
-        for name, answer in seen.items():
-            view = observe.merge(view, name, answer)
-        for name, port in blocked:
-            view = observe.block_port(view, name, port)
-        for name, reason in excluded.items():
-            view = observe.exclude(view, name, reason)
-        return view
-
-    def _ask_about(self, target: str, node: str, operation: Operation, view: ClusterView) -> ClusterView:
-        """Ask one node about one user only: what a single command needs, however large the node."""
-        self.world.warm([node])
-        spec = operation.spec(target, view)
-        image = spec.image if spec is not None else ""
-        answer: observe.Observation | NodeError
-        try:
-            engine = self.world.engines(node)
-            answer = observe.ask_user(engine, container_name(target), image)
-        except NodeError as error:
-            answer = error
-        self._remember(node, answer)
-        return observe.merge(view, node, answer)
 
     # ---- deciding
 
@@ -287,16 +231,16 @@ class Workflow:
 
     def _decide(self, operation: Operation, target: str, view: ClusterView) -> tuple[Decision, ClusterView]:
         """Decide about one target, asking the nodes that the decision turns out to depend on, the best one first."""
-        if operation.asks:
-            placement = view.placements.get(target)
-            if placement is not None and _unasked(view, placement.node):
-                view = self._ask_about(target, placement.node, operation, view)
+        placement = view.placements.get(target)
+        node = placement.node if placement is not None and operation.asks else None
         while True:
+            if node is not None and is_unasked(view, node):
+                spec = operation.spec(target, view)
+                view = self.knowledge.ask_about(target, node, spec.image if spec is not None else "", view)
             decision = operation.decide(target, view)
             node = _chosen_node(decision)
-            if node is None or not _unasked(view, node):
+            if node is None or not is_unasked(view, node):
                 return decision, view
-            view = self._ask_about(target, node, operation, view)
 
     @staticmethod
     def _would(decision: Decision) -> Outcome:
@@ -319,7 +263,10 @@ class Workflow:
             try:
                 placement = executor.run(work, operation.spec(target, view), before)
             except WsctlError as error:
-                again = self._after(operation, target, error, executor)
+                try:
+                    again = self._after(operation, target, error, executor)
+                except WsctlError as worse:
+                    return Outcome(target, "failed", error=worse, work=work, explain=decision.explain)
                 if not isinstance(error, EngineError):
                     # Somebody else was faster: what they left to do says what we will have done.
                     action = ""
@@ -337,43 +284,28 @@ class Workflow:
             return None
         if not isinstance(error, (EngineError, PlanChanged, StaleGeneration)):
             return None
-        fresh = observe.snapshot(self.world.cluster, self.world.nodes, self.world.store)
-        placement = fresh.placements.get(target)
+        fresh = self._snapshot()
         if isinstance(error, EngineError):
+            placement = fresh.placements.get(target)
             self._learn(error, placement)
-            if not self._refresh(error.node):
+            if not self.knowledge.ask_again(error.node):
                 return None
-            if not isinstance(error, PortTaken):
+            view = self.knowledge.applied_to(fresh)
+            another_port = isinstance(error, PortTaken) and next_port(view.nodes[error.node]) is not None
+            if not another_port:
                 if not operation.places or placement is None or placement.state is not PlacementState.RESERVED:
-                    return None
+                    return view if isinstance(error, PortTaken) else None
                 # Nothing of the user exists yet and the engine said a clear no: give the place back, try another.
-                self._undo(target, fresh, executor, error)
-                fresh = observe.snapshot(self.world.cluster, self.world.nodes, self.world.store)
-        return self.known(fresh)
+                executor.run(plan_undo(target, view, f"{error.node} refused"), None, placement)
+                self.knowledge.exclude(error.node, f"refused: {error.reason}")
+                fresh = self._snapshot()
+        return self.knowledge.applied_to(fresh)
 
     def _learn(self, error: EngineError, placement: Placement | None) -> None:
-        with self._lock:
-            if isinstance(error, PortTaken) and placement is not None:
-                self._blocked.add((error.node, placement.host_port))
-            elif not isinstance(error, PortTaken):
-                self._excluded.setdefault(error.node, f"refused: {error.reason}")
-
-    def _refresh(self, node: str) -> bool:
-        """Ask the node again, in full; False when it doesn't answer, so that nothing more can be decided."""
-        with self._lock:
-            self._seen.pop(node, None)
-        images = {spec.image for spec in self.world.classes.values()}
-        try:
-            answer = observe.ask_node(self.world.engines(node), images)
-        except NodeError:
-            return False
-        self._remember(node, answer)
-        return True
-
-    def _undo(self, target: str, fresh: ClusterView, executor: Executor, error: EngineError) -> None:
-        placement = fresh.placements[target]
-        work = plan_undo(target, self.known(fresh), f"{error.node} refused")
-        executor.run(work, None, placement)
+        if not isinstance(error, PortTaken):
+            self.knowledge.exclude(error.node, f"refused: {error.reason}")
+        elif placement is not None:
+            self.knowledge.block_port(error.node, placement.host_port)
 
 
 def _plan(decisions: Sequence[Decision]) -> Plan:
@@ -392,12 +324,6 @@ def _same_plan(shown: Plan, now: Plan, busy: Mapping[str, WsctlError]) -> None:
                 hint="run the command again",
                 details={"plan": now.render().splitlines()},
             )
-
-
-def _unasked(view: ClusterView, node: str) -> bool:
-    known = view.nodes.get(node)
-    # A node that is marked down isn't asked: its mark decides, and its timeout would only be waited for.
-    return known is not None and known.reachable is None and known.mark.state is not NodeState.DOWN
 
 
 def _chosen_node(decision: Decision) -> str | None:

@@ -150,7 +150,8 @@ def test_an_older_spec_is_told_not_applied() -> None:
 def test_a_container_that_runs_although_recorded_otherwise_is_only_awaited(state: PlacementState) -> None:
     decision = place(one(view("n1", containers=[container("alice")]), placement(state=state)))
     assert text(decision) == (
-        f"~ claim    alice on n1 as starting, generation 2   (runs, but recorded as {state})\n"
+        f"~ claim    alice on n1 as {'reserved' if state is PlacementState.RESERVED else 'starting'}, generation 2"
+        f"   (runs, but recorded as {state})\n"
         "? await    ws-u-alice on n1 answers on HTTP / within 30 s\n"
         "~ record   alice on n1 as running"
     )
@@ -202,7 +203,7 @@ def test_a_taken_port_moves_the_placement() -> None:
     node = replace(node, ports_used=frozenset({20000}), last_port=20000)
     decision = place(one(node, placement(state=PlacementState.RESERVED)))
     assert text(decision).splitlines()[:3] == [
-        "~ claim    alice on n1 port 20001 as starting, generation 2   (port 20000 is taken on n1)",
+        "~ claim    alice on n1 port 20001 as reserved, generation 2   (port 20000 is taken on n1)",
         "- remove   ws-u-alice on n1   (its port is taken)",
         "+ create   ws-u-alice on n1",
     ]

@@ -79,6 +79,7 @@ def reap_idle(
         dry_run=dry_run,
         limit=limit,
     )
+    now = app.wiring.clock.now()
     verdicts = Reaper(app.world(dry_run=dry_run), options).run()
     items = [
         {
@@ -91,7 +92,6 @@ def reap_idle(
         }
         for item in verdicts
     ]
-    now = app.wiring.clock.now()
     columns = (
         Column("user"),
         Column("node"),

@@ -53,7 +53,10 @@ def render_gateway(
     if to_stdout:
         app.out.text(text)
         return
-    item: dict[str, object] = {"file": out, "routes": routes, "generation": generation, "checked": check}
+    item: dict[str, object] = {"file": out}
+    if not snippet:
+        item |= {"routes": routes, "generation": generation}
+    item["checked"] = check
     if out is None:
         app.out.record({**item, "action": "checked"})
         return

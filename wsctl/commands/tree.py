@@ -7,6 +7,7 @@ table. `wsctl --help` imports no verb; that keeps it as quick as a program with 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -77,8 +78,13 @@ def _make(name: str, entry: Entry | Mapping[str, Entry]) -> Any:
     module, _, function = entry.target.partition(":")
     body = getattr(importlib.import_module(f"wsctl.commands.{module}"), function)
     single = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=CONTEXT)
-    single.command(name, short_help=entry.help)(body)
+    single.command(name, short_help=entry.help, help=_help(body.__doc__ or ""))(body)
     return make_command(single)
+
+
+def _help(text: str) -> str:
+    """The docstring as help: examples keep their lines (backspace is Typer's sign for that), the rest is filled."""
+    return inspect.cleandoc(text).replace("\nExample", "\n\b\nExample")
 
 
 def _nothing() -> None:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from wsctl.errors import NameTaken, NodeUnreachable, NotFound, Refused, WsctlError
+from wsctl.errors import NameTaken, NodeUnreachable, NotFound, Refused, Unschedulable, WsctlError
 from wsctl.model import ClusterView, Container, NodeState, NodeView, Placement
 from wsctl.plan import Work
+from wsctl.scheduler import next_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +92,17 @@ def foreign_name(user: str, node: str, container: Container) -> NameTaken:
         hint=f"rename or remove that container on {node}, then repeat the command",
         details={"user": user, "container": container.id},
     )
+
+
+def port_if_taken(located: Located) -> int | WsctlError | None:
+    """Another port if something else took the placement's port on the node; None if it is fine."""
+    placement = located.placement
+    if placement.host_port not in located.view.ports_foreign:
+        return None
+    port = next_port(located.view)
+    if port is None:
+        return Unschedulable(
+            f"port {placement.host_port} of {placement.user} is taken on {placement.node}, and no other port is free",
+            hint=f"widen `ports` of node {placement.node} in the inventory",
+        )
+    return port

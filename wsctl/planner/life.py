@@ -22,7 +22,7 @@ from wsctl.plan import (
     StopContainer,
     Work,
 )
-from wsctl.planner.decision import Decision, Located, locate
+from wsctl.planner.decision import Decision, Located, locate, port_if_taken
 
 
 def plan_stop(user: str, view: ClusterView, *, cause: str = "asked", grace_s: float = 10.0) -> Decision:
@@ -47,9 +47,14 @@ def plan_restart(user: str, spec: WorkspaceSpec, view: ClusterView, *, recreate:
     if isinstance(located, WsctlError):
         return Decision(user, error=located)
     placement, node = located.placement, located.placement.node
-    anew = recreate or located.fit != "current"
+    moved = port_if_taken(located)
+    if isinstance(moved, WsctlError):
+        return Decision(user, error=moved)
+    anew = recreate or located.fit != "current" or moved is not None
     cause = "made anew from the present spec" if recreate else "restart"
-    steps: list[Step] = [_claim(placement, PlacementState.STARTING, cause, located, spec if anew else None)]
+    if moved is not None:
+        cause = f"port {placement.host_port} is taken on {node}"
+    steps: list[Step] = [_claim(placement, PlacementState.STARTING, cause, located, spec if anew else None, moved)]
     if located.container is not None and located.container.is_running:
         steps.append(StopContainer(user, node, ""))
     if anew:
@@ -72,7 +77,9 @@ def plan_remove(user: str, spec: WorkspaceSpec, view: ClusterView, *, purge: boo
         return _purge_home(user, view.homes[user], spec, view)
     located = locate(user, view)
     if isinstance(located, NotFound):
-        return Decision(user, error=NotFound(located.message, hint="wsctl ls", details=located.details))
+        home = view.homes.get(user)
+        hint = "wsctl ls" if home is None else f"wsctl rm {user} --purge-data   # its files are still on {home}"
+        return Decision(user, error=NotFound(located.message, hint=hint, details=located.details))
     if isinstance(located, WsctlError):
         return Decision(user, error=located)
     placement, node = located.placement, located.placement.node
@@ -120,7 +127,7 @@ def plan_mark(node: str, state: NodeState, reason: str, view: ClusterView) -> De
     if known.mark.state is state and (known.mark.reason == reason or not reason):
         return Decision(node, Work(node, "unchanged"))
     step = MarkNode("", node, reason or f"was {known.mark.state}", state, reason)
-    return Decision(node, Work(node, str(state), (step,)))
+    return Decision(node, Work(node, "uncordoned" if state is NodeState.READY else str(state), (step,)))
 
 
 def _claim(
@@ -129,6 +136,7 @@ def _claim(
     cause: str,
     located: Located | None = None,
     anew: WorkspaceSpec | None = None,
+    port: int | None = None,
 ) -> Claim:
     """`located` is given when the workspace is to run afterwards; `anew` when its container will be made from it."""
     takes = located is not None and (anew is not None or not placement.state.holds_resources)
@@ -140,5 +148,6 @@ def _claim(
         state=state,
         capacity=located.view.node.capacity if located is not None and takes else None,
         new_container=anew is not None,
+        port=port,
         resources=anew.resources if anew is not None else None,
     )

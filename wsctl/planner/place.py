@@ -24,8 +24,8 @@ from wsctl.plan import (
     Step,
     Work,
 )
-from wsctl.planner.decision import Decision, Located, locate
-from wsctl.scheduler import Placed, Request, choose, explain, fits, next_port
+from wsctl.planner.decision import Decision, Located, locate, port_if_taken
+from wsctl.scheduler import Placed, Request, choose, explain, fits
 
 
 def plan_place(
@@ -42,7 +42,11 @@ def plan_place(
     found = choose(_request(user, spec), candidates_view, strategy)
     reasons = explain(found.candidates)
     if not isinstance(found, Placed):
-        hint = "wsctl node ls" if home is None else f"wsctl place {user} --fresh   # start empty on another node"
+        hint = (
+            f"wsctl place {user} --dry-run --explain"
+            if home is None
+            else f"wsctl place {user} --fresh   # start empty on another node"
+        )
         error = Unschedulable(
             f"no node for {user}: {found.summary()}", hint=hint, details={"user": user, "nodes": reasons}
         )
@@ -111,7 +115,7 @@ def _resume(user: str, spec: WorkspaceSpec, view: ClusterView, strategy: Strateg
     reasons: dict[str, object] = {
         placement.node: {"feasible": True, "reasons": ["placed here: a placed user stays"], "score": None}
     }
-    moved = _port_if_taken(located)
+    moved = port_if_taken(located)
     if isinstance(moved, WsctlError):
         return Decision(user, error=moved, explain=reasons)
     if located.is_running and moved is None and placement.state is PlacementState.RUNNING:
@@ -123,20 +127,6 @@ def _resume(user: str, spec: WorkspaceSpec, view: ClusterView, strategy: Strateg
     action = "created" if placement.state is PlacementState.RESERVED else "started"
     warnings = _drift(located, spec) + _mark_warning(located)
     return Decision(user, Work(user, action, tuple(steps), placement.generation, warnings), explain=reasons)
-
-
-def _port_if_taken(located: Located) -> int | WsctlError | None:
-    """Another port if something else took the placement's port on the node; None if it is fine."""
-    placement = located.placement
-    if placement.host_port not in located.view.ports_foreign:
-        return None
-    port = next_port(located.view)
-    if port is None:
-        return Unschedulable(
-            f"port {placement.host_port} of {placement.user} is taken on {placement.node}, and no other port is free",
-            hint=f"widen `ports` of node {placement.node} in the inventory",
-        )
-    return port
 
 
 def _no_room(user: str, spec: WorkspaceSpec, located: Located) -> Unschedulable | None:
@@ -166,7 +156,8 @@ def _steps_to_running(user: str, spec: WorkspaceSpec, located: Located, moved: i
             node,
             _why(placement, located, moved),
             generation=placement.generation,
-            state=PlacementState.STARTING,
+            # Reserved says that the user never had a container: if the node refuses, the place can be given back.
+            state=placement.state if placement.state is PlacementState.RESERVED else PlacementState.STARTING,
             capacity=capacity,
             new_container=not reuse,
             port=moved,

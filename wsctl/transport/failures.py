@@ -74,7 +74,7 @@ def answered(node: str, error: docker.errors.APIError) -> EngineError:
     if re.search(_PORT_TAKEN, text):
         return PortTaken(node, text, hint="something else on the node uses this port: ss -ltnp", details=details)
     if status == 409 and re.search(_NAME_TAKEN, text):
-        return NameTaken(node, text, hint="wsctl reconcile", details=details)
+        return NameTaken(node, text, hint="on the node: docker inspect shows whose it is", details=details)
     if re.search(_IMAGE_MISSING, text) or isinstance(error, docker.errors.ImageNotFound):
         return ImageMissing(node, text, hint="pull it on the node, or correct `workspace.image`", details=details)
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), None)

@@ -21,6 +21,9 @@ LOOK_EVERY_S = 0.5
 """How often the container's state is looked at while its port doesn't answer."""
 ANSWER_S = 5.0
 """How long one request may take."""
+DRAIN_S = 2.0
+DRAIN_BYTES = 4 << 20
+"""How long, and how much of, a passing answer is read to its end."""
 SETTLE_S = 0.05
 """A port that accepts and hangs up within this time is Docker's proxy without anybody behind it."""
 
@@ -113,7 +116,22 @@ def _judge(wire: Wire, deadline: float) -> str | None:
     if len(fields) < 2 or not fields[0].startswith(b"HTTP/") or not fields[1].isdigit():
         return "the answer isn't HTTP"
     status = int(fields[1])
-    return None if status < 500 else f"the answer is HTTP status {status}"
+    if status >= 500:
+        return f"the answer is HTTP status {status}"
+    _drain(wire, min(deadline, time.monotonic() + DRAIN_S))
+    return None
+
+
+def _drain(wire: Wire, deadline: float) -> None:
+    """Read the rest of the answer: what is still being sent when the reaper first looks would pass for a user's."""
+    left = DRAIN_BYTES
+    with contextlib.suppress(OSError, EOFError):
+        while left > 0 and time.monotonic() < deadline:
+            wire.settimeout(max(0.01, deadline - time.monotonic()))
+            data = wire.recv(65536)
+            if not data:
+                return
+            left -= len(data)
 
 
 def dial_directly(address: str, port: int, limit_s: float) -> Wire | None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from wsctl.errors import HostKeyError, NodeUnreachable
+from wsctl.errors import HostKeyError, NodeUnreachable, UsageError
 from wsctl.model import Node, SshSettings
 from wsctl.transport import dial, lazy
 from wsctl.transport.host_keys import HostKey, KeyStatus
@@ -43,6 +43,8 @@ class Sessions:
 
     def scan(self, node: Node) -> HostKey:
         """The key of the first host on the way to the node that isn't trusted, else the node's own."""
+        if node.is_local:
+            raise UsageError(f"{node.name} is this machine: it is reached without SSH and has no host key to trust")
         target = resolve(node.name, node.address, node.ssh, self._timeouts.ssh_config)
         lazy.load_paramiko()
         from wsctl.transport import ssh
