@@ -54,8 +54,8 @@ def test_new_users_go_elsewhere_and_placed_ones_stay(site: Site, fault: str) -> 
     {
         "cut": lambda: site.lab.cut("n2"),
         "freeze": lambda: site.lab.freeze("n2"),
-        "stop_engine": lambda: victim.stop_engine(),
-        "stop_sshd": lambda: victim.stop_sshd(),
+        "stop_engine": victim.stop_engine,
+        "stop_sshd": victim.stop_sshd,
     }[fault]()
     began = time.monotonic()
     listed = {item["name"]: item for item in site.json("node", "ls")["items"]}
@@ -142,7 +142,7 @@ def test_a_taken_port_is_skipped_with_nothing_left_behind(site: Site) -> None:
         [
             "nsenter",
             f"--net=/proc/{node.pid}/ns/net",
-            "python3",
+            sys.executable,
             "-c",
             SQUAT,
             node.address,
@@ -323,7 +323,7 @@ def test_ctrl_c_in_the_middle_and_the_same_command_again(site: Site) -> None:
     site.edit("  ready: {http: /, timeout: 30s}", "  ready: {http: /, timeout: 60s}\n  command: [sleep, '600']")
     alice = site.user()
     process = site.start("place", alice)
-    eventually(lambda: site.containers())
+    eventually(site.containers)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130, (out, err)

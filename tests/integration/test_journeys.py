@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.labsite import Site
 from lab import Lab
+from tests.integration.labsite import Site
 
 BACKENDS = ["sqlite+rows", "sqlite+redis", "mysql+rows", "mysql+redis"]
 
