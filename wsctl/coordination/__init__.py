@@ -1,0 +1,63 @@
+"""Leases between controllers: in Redis, or as rows of the state database. Politeness, not correctness.
+
+Responsible for: opening the leases that a coordination URL names. Redis is imported only when there is one and a lease
+is asked for. Not responsible for: what a lease protects.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsctl.coordination.leases import BackendLeases
+
+if TYPE_CHECKING:
+    from wsctl.coordination.backend import LeaseBackend
+
+__all__ = ["open_leases"]
+
+TTL_S = 30.0
+
+
+def open_leases(
+    url: str | None,
+    *,
+    cluster: str,
+    rows: Callable[[], LeaseBackend],
+    password: str | None = None,
+    base: Path | None = None,
+    holder: str | None = None,
+    ttl_s: float = TTL_S,
+) -> BackendLeases:
+    """The leases of `cluster` in the Redis that `url` names, or (None) in `rows`: `wsctl.store.lease_rows` of a store.
+
+    `password` is Redis's, `base` the folder that a relative `?ca=` starts from, `holder` is shown to whoever finds a
+    lease taken (default `user@host:pid`), `ttl_s` is how long a lease outlives a holder that died. Nothing is
+    connected before a lease is asked for. Raises InventoryError for a bad URL, at once.
+    """
+    if url is None:
+        connect = rows
+    else:
+        from wsctl.coordination.redis_url import parse_redis_url
+
+        target = parse_redis_url(url, base or Path())
+
+        def connect() -> LeaseBackend:
+            from wsctl.coordination.redis_leases import open_redis_leases
+
+            return open_redis_leases(target, cluster=cluster, password=password)
+
+    return BackendLeases(connect, holder=holder or default_holder(), ttl_s=ttl_s)
+
+
+def default_holder() -> str:
+    """`user@host:pid` of this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # an id without a passwd entry, as in minimal containers
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}:{os.getpid()}"

@@ -1,0 +1,35 @@
+"""The store: placements and signals of one cluster on one database.
+
+Responsible for: being the one object that implements `ports.Store`. Not responsible for: its two halves, which are
+`placements` and `signals`, nor for opening a database (`wsctl.store.open_store`).
+"""
+
+from __future__ import annotations
+
+from wsctl.store.database import Database
+from wsctl.store.placements import PlacementRows
+from wsctl.store.signals import SignalRows
+
+
+class SqlStore(PlacementRows, SignalRows):
+    """`ports.Store` on SQLite or MySQL."""
+
+    def __init__(self, database: Database, cluster: str, version: int) -> None:
+        super().__init__(database, cluster)
+        self._version = version
+
+    @property
+    def database(self) -> Database:
+        """For `wsctl.store.lease_rows`, and for tests."""
+        return self._database
+
+    @property
+    def cluster(self) -> str:
+        """The cluster whose rows this is."""
+        return self._cluster
+
+    def schema_version(self) -> int:
+        return self._version
+
+    def close(self) -> None:
+        self._database.close()

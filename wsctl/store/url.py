@@ -1,0 +1,121 @@
+"""State URLs: from text to what is to be opened.
+
+Responsible for: the spelling of `state:` and what is wrong with a wrong one. Not responsible for: connecting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from wsctl.errors import InventoryError
+
+EXPECTED = "sqlite:///wsctl.db, sqlite:////var/lib/wsctl/wsctl.db or mysql://user@host:3306/database?tls=required"
+TLS_MODES = ("disabled", "preferred", "required", "verify-ca", "verify-identity")
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteTarget:
+    """A file, or (None) a database in memory that is gone when it is closed."""
+
+    path: Path | None
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return str(self.path) if self.path else "the in-memory database"
+
+
+@dataclass(frozen=True, slots=True)
+class MysqlTarget:
+    """A database on a MySQL or MariaDB server. `tls` is one of `TLS_MODES`; `socket` wins over host and port."""
+
+    user: str
+    host: str
+    port: int
+    database: str
+    socket: str | None
+    tls: str
+    ca: str | None
+
+    @property
+    def label(self) -> str:
+        """How messages name it; there is no password in it."""
+        where = self.socket or (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
+        return f"mysql {self.database} at {where}"
+
+
+def parse_state_url(url: str, base: Path, tls: str | None = None) -> SqliteTarget | MysqlTarget:
+    """What `url` names. Relative paths are relative to `base`; `tls`, if given, replaces the URL's own.
+
+    Raises InventoryError for anything that isn't understood: a typing error must not become another database.
+    """
+    if url == "sqlite://:memory:":
+        return SqliteTarget(None)
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - parsed on access, and raises
+    except ValueError as error:
+        raise _bad(url, str(error)) from None
+    if parts.password is not None:
+        raise InventoryError(
+            "state: a password in the URL would be readable by everybody who can read the inventory",
+            hint="put it in a file named by state_password_file, or in the environment as WSCTL_STATE_PASSWORD",
+        )
+    if parts.fragment:
+        raise _bad(url, "'#' has no meaning here")
+    if parts.scheme == "sqlite":
+        return _sqlite(url, base)
+    if parts.scheme in ("mysql", "mariadb"):
+        return _mysql(url, base, tls)
+    raise _bad(url, f"unknown kind of database {parts.scheme!r}" if parts.scheme else "no kind of database")
+
+
+def _bad(url: str, why: str) -> InventoryError:
+    shown = "".join(c if c.isprintable() else "?" for c in url[:200])
+    return InventoryError(f"state: can't use {shown!r}: {why}", hint=f"expected {EXPECTED}")
+
+
+def _sqlite(url: str, base: Path) -> SqliteTarget:
+    rest = url[len("sqlite:") :]
+    if not rest.startswith("///"):
+        raise _bad(url, "three slashes and a path were expected after 'sqlite:'")
+    if "?" in rest:
+        raise _bad(url, "options have no meaning for sqlite")
+    text = unquote(rest[3:])
+    if not text or text.endswith("/") or "\0" in text:
+        raise _bad(url, "there is no file name in it")
+    path = Path(text).expanduser() if text.startswith("~") else Path(text)
+    return SqliteTarget(base / path)
+
+
+def _mysql(url: str, base: Path, tls: str | None) -> MysqlTarget:
+    parts = urlsplit(url)
+    database = unquote(parts.path.removeprefix("/"))
+    if not database or "/" in database:
+        raise _bad(url, "exactly one database name was expected after the host")
+    if not parts.username:
+        raise _bad(url, "no user")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = sorted(set(options) - {"tls", "ca", "socket"})
+    if unknown:
+        raise _bad(url, f"unknown option {unknown[0]!r} (there are tls, ca, socket)")
+    socket = options.get("socket")
+    if not parts.hostname and not socket:
+        raise _bad(url, "no host")
+    mode = tls or options.get("tls", "preferred")
+    if mode not in TLS_MODES:
+        raise _bad(url, f"tls={mode} isn't one of {', '.join(TLS_MODES)}")
+    ca = options.get("ca")
+    if ca and mode not in ("verify-ca", "verify-identity", "required"):
+        raise _bad(url, f"ca= has no meaning with tls={mode}")
+    return MysqlTarget(
+        user=unquote(parts.username),
+        host=parts.hostname or "localhost",
+        port=parts.port or 3306,
+        database=database,
+        socket=socket,
+        tls=mode,
+        ca=str(base / ca) if ca else None,
+    )
