@@ -1,0 +1,66 @@
+"""The Debian packages a lab needs: which are missing, and installing those, and only those.
+
+Their services must not start: the lab runs its own instances, on its own ports and folders. Not here: configuring
+any of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab.shell import CLEAN_ENV, LabError, run
+
+NODE_PACKAGES = (
+    "docker.io",
+    "openssh-server",
+    "rsync",
+    "busybox-static",
+    "iptables",
+    "iproute2",
+    "util-linux",
+    "procps",
+    "e2fsprogs",
+)
+SERVICE_PACKAGES = ("mariadb-server", "redis-server", "nginx", "openssl")
+POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+def missing(wanted: tuple[str, ...]) -> list[str]:
+    """Those of `wanted` that aren't completely installed."""
+    form = "-f=${Package} ${db:Status-Status}\n"
+    lines = run(["dpkg-query", "-W", form, *wanted], check=False).stdout.splitlines()
+    installed = {line.split()[0] for line in lines if line.endswith(" installed")}
+    return [name for name in wanted if name not in installed]
+
+
+def ensure(services: bool, say: Callable[[str], None]) -> None:
+    """Install what is missing, saying so first."""
+    if shutil.which("dpkg-query") is None:
+        raise LabError("the lab needs Debian or a relative of it: there is no dpkg-query here")
+    wanted = NODE_PACKAGES + (SERVICE_PACKAGES if services else ())
+    absent = missing(wanted)
+    if not absent:
+        return
+    say(f"installing Debian packages: {' '.join(absent)}")
+    environment = CLEAN_ENV | {"DEBIAN_FRONTEND": "noninteractive"}
+    with _no_autostart():
+        run(["apt-get", "update", "-q"], timeout=300, env=environment)
+        options = ["-y", "-q", "--no-install-recommends"]
+        run(["apt-get", "install", *options, *absent], timeout=1200, env=environment)
+
+
+@contextmanager
+def _no_autostart() -> Iterator[None]:
+    """While inside, package scripts may not start services; a policy that exists already decides itself."""
+    if POLICY.exists():
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\n# made by wsctl's lab while it installs packages\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink(missing_ok=True)
