@@ -1,0 +1,630 @@
+"""`ports.Store` on SQLite and on MariaDB: the same promises, the same tests."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backends import PASSWORD, MariaDb
+
+from wsctl.errors import SchemaError, WsctlError
+from wsctl.model import Capacity, NetworkSample, NodeState, Placement, PlacementState, Resources, Usage
+from wsctl.ports import Conflict, Reservation
+from wsctl.store import migrations, open_store, schema_status, upgrade
+from wsctl.store.store import SqlStore
+
+S = PlacementState
+ROOM = Capacity(workspaces=1000, memory_bytes=10**13, cpus_milli=10**7)
+LAST = migrations.STEPS[-1]
+SMALL = Resources(memory_bytes=1 << 30, cpus_milli=500, pids=100)
+
+
+@dataclass
+class Place:
+    """Where a test's database is."""
+
+    url: str
+    base: Path
+    password: str | None
+
+    def open(self, cluster: str = "studio", *, create: bool = True) -> SqlStore:
+        return open_store(self.url, cluster=cluster, base=self.base, password=self.password, create=create)
+
+    def sql(self, *statements: str) -> list[tuple[object, ...]]:
+        """Run statements behind the store's back."""
+        from wsctl.store import _open
+        from wsctl.store.url import parse_state_url
+
+        database = _open(parse_state_url(self.url, self.base), self.password, None, writable=True)
+        try:
+            found: list[tuple[object, ...]] = []
+            for statement in statements:
+                if statement.startswith("SELECT"):
+                    found = database.read(lambda s, sql=statement: s.query(sql))  # type: ignore[misc]
+                else:
+                    database.apply(statement)
+            return found
+        finally:
+            database.close()
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "sqlite":
+        yield Place("sqlite:///wsctl.db", tmp_path, None)
+        return
+    server: MariaDb = request.getfixturevalue("mariadb")
+    name = server.new_database()
+    yield Place(server.url(name), tmp_path, PASSWORD)
+    server.admin(f"DROP DATABASE IF EXISTS {name}")
+
+
+@pytest.fixture
+def store(place: Place) -> Iterator[SqlStore]:
+    opened = place.open()
+    yield opened
+    counted(opened)
+    opened.close()
+
+
+def want(user: str = "alice", node: str = "n1", port: int = 20000, **change: object) -> Reservation:
+    return replace(Reservation(user, node, "10.0.0.11", port, SMALL, ROOM), **change)  # type: ignore[arg-type]
+
+
+def placed(answer: Placement | Conflict | None) -> Placement:
+    assert isinstance(answer, Placement), answer
+    return answer
+
+
+def counted(store: SqlStore) -> None:
+    """used = counted, and no port twice: what must hold whatever happened."""
+    expected: dict[str, Usage] = {}
+    ports: set[tuple[str, int]] = set()
+    for p in store.placements():
+        assert (p.node, p.host_port) not in ports
+        ports.add((p.node, p.host_port))
+        u, on = expected.get(p.node, Usage()), p.state.holds_resources
+        expected[p.node] = Usage(
+            u.workspaces + 1, u.active + on, u.memory_bytes + on * p.resources.memory_bytes,
+            u.cpus_milli + on * p.resources.cpus_milli,
+        )  # fmt: skip
+    assert {node: usage for node, usage in store.usage().items() if usage != Usage()} == expected
+
+
+# reserve
+
+
+def test_reserve_creates_the_placement(store: SqlStore) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=5)
+    made = placed(store.reserve(want(workspace_class="gpu")))
+    assert (made.user, made.node, made.address, made.host_port) == ("alice", "n1", "10.0.0.11", 20000)
+    assert (made.state, made.generation, made.container_generation) == (S.RESERVED, 1, 1)
+    assert (made.resources, made.workspace_class) == (SMALL, "gpu")
+    assert made.created_at is not None
+    assert before < made.created_at < before + timedelta(seconds=30)
+    assert store.placements() == [made]
+    assert store.placement("alice") == made
+    assert store.placement("bob") is None
+    assert store.usage() == {"n1": Usage(1, 1, 1 << 30, 500)}
+
+
+def test_reserve_tells_why_not(store: SqlStore) -> None:
+    placed(store.reserve(want()))
+    assert store.reserve(want(port=20001)) is Conflict.USER_EXISTS
+    assert store.reserve(want(node="n2")) is Conflict.USER_EXISTS
+    assert store.reserve(want("bob")) is Conflict.PORT_TAKEN
+    placed(store.reserve(want("bob", node="n2")))
+    assert store.reserve(want("alice", node="n2", port=20000)) is Conflict.USER_EXISTS
+    full = replace(ROOM, workspaces=1)
+    assert store.reserve(want("carl", port=20002, capacity=full)) is Conflict.NODE_FULL
+    assert store.reserve(want("alice", port=20002, capacity=full)) is Conflict.USER_EXISTS
+    assert len(store.placements()) == 2
+
+
+@pytest.mark.parametrize("short", [{"workspaces": 2}, {"memory_bytes": 3 * (1 << 30) - 1}, {"cpus_milli": 1499}])
+def test_each_dimension_of_capacity_counts(store: SqlStore, short: dict[str, int]) -> None:
+    tight = replace(ROOM, **short)
+    placed(store.reserve(want("u1", port=20001, capacity=tight)))
+    placed(store.reserve(want("u2", port=20002, capacity=tight)))
+    assert store.reserve(want("u3", port=20003, capacity=tight)) is Conflict.NODE_FULL
+    assert store.release("u1", 1, keep_home=None)
+    placed(store.reserve(want("u3", port=20003, capacity=tight)))
+
+
+def test_last_port_and_node_are_remembered(store: SqlStore) -> None:
+    assert store.last_node() is None
+    placed(store.reserve(want("u1", port=20005)))
+    placed(store.reserve(want("u2", node="n2", port=20001)))
+    assert store.last_ports() == {"n1": 20005, "n2": 20001}
+    assert store.last_node() == "n2"
+    placed(store.reserve(want("u3", port=20003)))
+    assert store.last_ports() == {"n1": 20003, "n2": 20001}
+    assert store.last_node() == "n1"
+    store.release("u3", 1, keep_home=None)
+    assert store.last_ports() == {"n1": 20003, "n2": 20001}  # a freed port isn't handed out again at once
+
+
+# claim, settle, release
+
+
+def test_claim_raises_the_generation(store: SqlStore) -> None:
+    placed(store.reserve(want()))
+    claimed = placed(store.claim("alice", 1, S.STARTING))
+    assert (claimed.generation, claimed.container_generation, claimed.state) == (2, 1, S.STARTING)
+    assert store.claim("alice", 1, S.STOPPING) is Conflict.STALE
+    assert store.claim("nobody", 1, S.STOPPING) is Conflict.STALE
+    again = placed(store.claim("alice", 2, S.STARTING, new_container=True, port=20007))
+    assert (again.generation, again.container_generation, again.host_port) == (3, 3, 20007)
+    assert store.last_ports() == {"n1": 20007}
+    assert store.placement("alice") == again
+
+
+def test_claim_finds_the_port_taken(store: SqlStore) -> None:
+    placed(store.reserve(want()))
+    placed(store.reserve(want("bob", port=20001)))
+    before = store.placements()
+    assert store.claim("alice", 1, S.STARTING, port=20001) is Conflict.PORT_TAKEN
+    assert store.placements() == before
+    placed(store.claim("alice", 1, S.STARTING, port=20000))
+
+
+def test_stopping_gives_back_memory_and_starting_takes_it(store: SqlStore) -> None:
+    placed(store.reserve(want()))
+    assert store.settle("alice", 1, S.STOPPED)
+    assert store.usage()["n1"] == Usage(1, 0, 0, 0)
+    tight = replace(ROOM, memory_bytes=(1 << 30) - 1)
+    assert store.claim("alice", 1, S.STARTING, tight) is Conflict.NODE_FULL
+    assert placed(store.placement("alice")).state is S.STOPPED
+    # A node whose count was lowered below what is on it still lets its own users back in.
+    placed(store.claim("alice", 1, S.STARTING, replace(ROOM, workspaces=0)))
+    assert store.usage()["n1"] == Usage(1, 1, 1 << 30, 500)
+    assert store.settle("alice", 2, S.STOPPED)
+    placed(store.claim("alice", 2, S.STARTING))
+    assert store.usage()["n1"] == Usage(1, 1, 1 << 30, 500)
+
+
+def test_settle_is_checked_against_the_generation(store: SqlStore) -> None:
+    placed(store.reserve(want()))
+    assert store.settle("alice", 1, S.RUNNING)
+    assert store.settle("alice", 1, S.RUNNING)
+    assert not store.settle("alice", 2, S.STOPPED)
+    assert not store.settle("nobody", 1, S.STOPPED)
+    now = placed(store.placement("alice"))
+    assert (now.state, now.generation) == (S.RUNNING, 1)
+
+
+def test_release_is_idempotent_and_checked(store: SqlStore) -> None:
+    placed(store.reserve(want()))
+    placed(store.claim("alice", 1, S.STOPPING))
+    assert not store.release("alice", 1, keep_home=None)
+    assert store.release("alice", 2, keep_home=None)
+    assert store.release("alice", 2, keep_home=None)
+    assert store.usage()["n1"] == Usage()
+    placed(store.reserve(want()))
+
+
+def test_claim_with_other_resources(store: SqlStore) -> None:
+    placed(store.reserve(want()))
+    big = Resources(3 << 30, 250, 7)
+    assert store.claim("alice", 1, S.STARTING, replace(ROOM, memory_bytes=2 << 30), resources=big) is Conflict.NODE_FULL
+    assert placed(store.claim("alice", 1, S.STARTING, ROOM, resources=big)).resources == big
+    assert store.usage()["n1"] == Usage(1, 1, 3 << 30, 250)
+    store.settle("alice", 2, S.STOPPED)
+    placed(store.claim("alice", 2, S.STOPPED, replace(ROOM, memory_bytes=0), resources=SMALL))
+    assert store.usage()["n1"] == Usage(1, 0, 0, 0)
+    placed(store.claim("alice", 3, S.STARTING, replace(ROOM, memory_bytes=1 << 30)))
+    assert store.usage()["n1"] == Usage(1, 1, 1 << 30, 500)
+
+
+def test_homes_outlive_placements(store: SqlStore) -> None:
+    placed(store.reserve(want()))
+    assert not store.release("alice", 9, keep_home=True)
+    assert store.homes() == {}
+    assert store.release("alice", 1, keep_home=True)
+    assert store.homes() == {"alice": "n1"}
+    placed(store.reserve(want(node="n2")))
+    assert store.release("alice", 1, keep_home=None)
+    assert store.homes() == {"alice": "n1"}
+    placed(store.reserve(want(node="n2")))
+    assert store.release("alice", 1, keep_home=True)
+    assert store.homes() == {"alice": "n2"}
+    assert store.release("alice", 1, keep_home=True)  # gone already: nothing is known about where it was
+    assert store.homes() == {"alice": "n2"}
+    assert store.release("alice", 1, keep_home=False)
+    assert store.homes() == {}
+
+
+def test_usage_never_falls_below_zero(store: SqlStore, place: Place) -> None:
+    placed(store.reserve(want()))
+    place.sql("UPDATE node_usage SET workspaces = 0, active = 0, memory_bytes = 5, cpus_milli = 0")
+    assert store.release("alice", 1, keep_home=None)
+    assert store.usage()["n1"] == Usage()
+
+
+def test_a_missing_node_row_is_made_again(store: SqlStore, place: Place) -> None:
+    placed(store.reserve(want()))
+    place.sql("DELETE FROM node_usage")
+    assert store.settle("alice", 1, S.RUNNING)
+    assert store.route_generation() == 1
+    assert store.release("alice", 1, keep_home=None)
+
+
+# routes
+
+
+def test_route_generation_counts_what_the_gateway_sees(store: SqlStore) -> None:
+    assert store.route_generation() == 0
+    placed(store.reserve(want()))
+    placed(store.claim("alice", 1, S.STARTING))
+    assert store.route_generation() == 0
+    store.settle("alice", 2, S.RUNNING)
+    assert store.route_generation() == 1
+    store.settle("alice", 2, S.RUNNING)
+    assert store.route_generation() == 1
+    placed(store.claim("alice", 2, S.MIGRATING))  # still served by its source
+    assert store.route_generation() == 1
+    placed(store.claim("alice", 3, S.RUNNING, port=20009))
+    assert store.route_generation() == 2
+    placed(store.claim("alice", 4, S.STOPPING))
+    assert store.route_generation() == 3
+    store.settle("alice", 5, S.STOPPED)
+    placed(store.claim("alice", 5, S.STARTING, port=20010))
+    assert store.route_generation() == 3
+    store.settle("alice", 6, S.RUNNING)
+    assert store.route_generation() == 4
+    assert not store.release("alice", 5, keep_home=None)
+    assert store.route_generation() == 4
+    store.release("alice", 6, keep_home=None)
+    assert store.route_generation() == 5
+    store.release("alice", 6, keep_home=None)
+    assert store.route_generation() == 5
+
+
+# signals
+
+
+def test_activity_keeps_the_newest(store: SqlStore) -> None:
+    noon = datetime(2026, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
+    store.touch(["a", "b"], noon, "touch")
+    store.touch(["a"], noon - timedelta(microseconds=1), "network")
+    store.touch(["b"], noon + timedelta(microseconds=1), "network")
+    seen = store.activity()
+    assert (seen["a"].last_active_at, seen["a"].source) == (noon, "touch")
+    assert (seen["b"].last_active_at, seen["b"].source) == (noon + timedelta(microseconds=1), "network")
+    assert set(store.activity(["b", "nobody"])) == {"b"}
+    assert store.activity([]) == {}
+    store.touch([], noon, "touch")
+    elsewhere = datetime.fromisoformat("2026-06-01T02:00:00+02:00")
+    store.touch(["c", "c"], elsewhere, "touch")
+    assert store.activity(["c"])["c"].last_active_at == elsewhere
+    with pytest.raises(ValueError, match="time zone"):
+        store.touch(["a"], datetime(2026, 1, 1), "touch")
+
+
+def test_many_users_at_once(store: SqlStore) -> None:
+    users = [f"u{i}" for i in range(1001)]
+    now = datetime.now(UTC)
+    store.touch(users, now, "touch")
+    store.touch(users, now, "again")
+    assert set(store.activity(users)) == set(users)
+    store.save_samples([NetworkSample(user, "c" * 64, 2**62, now) for user in users])
+    assert len(store.samples()) == 1001
+
+
+def test_samples_are_replaced(store: SqlStore) -> None:
+    then = datetime(2026, 5, 1, tzinfo=UTC)
+    store.save_samples([])
+    store.save_samples([NetworkSample("a", "c1", 100, then), NetworkSample("b", "c2", 5, then)])
+    store.save_samples([NetworkSample("a", "c3", 7, then - timedelta(days=1))])
+    assert store.samples() == {
+        "a": NetworkSample("a", "c3", 7, then - timedelta(days=1)),
+        "b": NetworkSample("b", "c2", 5, then),
+    }
+
+
+def test_marks(store: SqlStore) -> None:
+    assert store.marks() == {}
+    store.set_mark("n1", NodeState.CORDONED, "new disk; ' \" % ? 💾", "ops@host")
+    store.set_mark("n1", NodeState.DOWN, "dead \udcff\0", "ops")
+    mark = store.marks()["n1"]
+    assert (mark.state, mark.reason, mark.changed_by) == (NodeState.DOWN, "dead ??", "ops")
+    assert mark.changed_at is not None
+    assert abs(datetime.now(UTC) - mark.changed_at) < timedelta(seconds=30)
+
+
+# clusters, text, threads, processes
+
+
+def test_clusters_dont_see_each_other(store: SqlStore, place: Place) -> None:
+    other = place.open("other")
+    try:
+        placed(store.reserve(want()))
+        placed(other.reserve(want(address="10.0.0.12")))
+        other.set_mark("n1", NodeState.DOWN, "", "x")
+        other.touch(["alice"], datetime.now(UTC), "touch")
+        other.settle("alice", 1, S.RUNNING)
+        assert (store.marks(), store.activity(), store.route_generation()) == ({}, {}, 0)
+        assert other.release("alice", 1, keep_home=None)
+        assert len(store.placements()) == 1
+        counted(other)
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("text", ["'; DROP TABLE placements; --", "%s ? %", 'a"b`c\\', "ALICE", "naïve 💾", "x" * 200])
+def test_text_is_data(store: SqlStore, text: str) -> None:
+    placed(store.reserve(want(text)))
+    placed(store.reserve(want(text + "2", node=text, port=20001)))
+    assert placed(store.placement(text)).user == text
+    assert store.last_node() == text
+    assert store.settle(text, 1, S.RUNNING)
+    assert store.release(text, 1, keep_home=None)
+
+
+def test_names_compare_exactly(store: SqlStore) -> None:
+    for port, user in enumerate(["alice", "Alice", "alicé", "a_b", "a-b"], 20000):
+        placed(store.reserve(want(user, port=port)))
+    assert len(store.placements()) == 5
+    assert [p.user for p in store.placements()] == sorted(p.user for p in store.placements())
+
+
+def test_what_was_written_is_there_after_reopening(store: SqlStore, place: Place) -> None:
+    made = placed(store.reserve(want()))
+    reader = place.open(create=False)
+    try:
+        assert reader.placements() == [made]
+        with pytest.raises(WsctlError):
+            reader.reserve(want("bob", port=20001))
+        with pytest.raises(WsctlError):
+            reader.touch(["x"], datetime.now(UTC), "touch")
+    finally:
+        reader.close()
+
+
+def _race(place: Place, offset: int, threads: int, each: int, room: Capacity, answers: object) -> None:
+    """`threads` x `each` reservations on few ports and little room; puts [placed users, conflicts]."""
+    store = place.open()
+    start = threading.Barrier(threads)
+
+    def one(number: int) -> list[object]:
+        rng = random.Random(offset * 1000 + number)
+        start.wait()
+        results: list[object] = []
+        for index in range(each):
+            user = f"p{offset}t{number}i{index}"
+            for _ in range(200):
+                port = 20000 + rng.randrange(40)
+                answer = store.reserve(want(user, node=f"n{(number + index) % 2}", port=port, capacity=room))
+                if answer is not Conflict.PORT_TAKEN:
+                    break
+            results.append(answer.user if isinstance(answer, Placement) else answer.value)
+        return results
+
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            found = [item for results in pool.map(one, range(threads)) for item in results]
+    except BaseException as error:
+        found = [repr(error)]
+    finally:
+        store.close()
+    answers.put(found)  # type: ignore[attr-defined]
+
+
+def test_racing_threads_and_processes_fill_it_exactly(place: Place) -> None:
+    """4 processes of 8 threads ask for 64 places where 15 + 15 fit: no oversell, no port twice, no deadlock seen."""
+    room = replace(ROOM, workspaces=15)
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    workers = [context.Process(target=_race, args=(place, i, 8, 2, room, answers)) for i in range(4)]
+    for worker in workers:
+        worker.start()  # they also meet at creating the schema
+    found = [item for _ in workers for item in answers.get(timeout=90)]
+    for worker in workers:
+        worker.join(30)
+    store = place.open()
+    try:
+        users = [p.user for p in store.placements()]
+        assert sorted(item for item in found if item != "node-full") == sorted(users)
+        assert {node: usage.workspaces for node, usage in store.usage().items()} == {"n0": 15, "n1": 15}
+        assert len(found) == 64
+        counted(store)
+    finally:
+        store.close()
+
+
+def test_32_threads_on_one_store(store: SqlStore) -> None:
+    room = replace(ROOM, workspaces=20)
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda i: store.reserve(want(f"u{i}", port=20000 + i % 64, capacity=room)), range(64)))
+    assert sum(isinstance(a, Placement) for a in answers) == 20
+    assert sum(a is Conflict.NODE_FULL for a in answers) == 44
+
+
+def test_one_of_many_twins_wins(store: SqlStore) -> None:
+    room = replace(ROOM, workspaces=1)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda i: store.reserve(want(port=20000 + i, capacity=room)), range(16)))
+    assert sum(isinstance(a, Placement) for a in answers) == 1
+    assert sum(a is Conflict.USER_EXISTS for a in answers) == 15
+
+
+def test_one_of_many_claims_wins(store: SqlStore) -> None:
+    placed(store.reserve(want()))
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: store.claim("alice", 1, S.STARTING), range(16)))
+    assert sum(isinstance(a, Placement) for a in answers) == 1
+    assert placed(store.placement("alice")).generation == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_writers_keep_used_equal_to_counted(store: SqlStore, seed: int) -> None:
+    room = replace(ROOM, workspaces=6, memory_bytes=5 << 30)
+
+    def writer(number: int) -> None:
+        rng = random.Random(seed * 100 + number)
+        for _ in range(40):
+            user = f"u{rng.randrange(10)}"
+            now = store.placement(user)
+            act = rng.randrange(4)
+            if now is None:
+                store.reserve(want(user, node=f"n{rng.randrange(2)}", port=20000 + rng.randrange(12), capacity=room))
+            elif act == 0:
+                store.release(user, now.generation, keep_home=None)
+            elif act == 1:
+                port = rng.choice([None, 20000 + rng.randrange(12)])
+                store.claim(user, now.generation, rng.choice(list(S)), rng.choice([room, None]), port=port)
+            else:
+                store.settle(user, now.generation, rng.choice([S.STOPPED, S.RUNNING, S.FAILED]))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(writer, range(8)))
+    counted(store)
+
+
+# schema
+
+
+def test_an_empty_database_gets_its_tables(place: Place) -> None:
+    assert schema_status(place.url, base=place.base, password=place.password)[:2] == (0, migrations.KNOWN)
+    reader = place.open(create=False)
+    assert (reader.schema_version(), reader.placements(), reader.marks()) == (0, [], {})
+    with pytest.raises(WsctlError):
+        reader.reserve(want())
+    reader.close()
+    assert not list(place.base.iterdir())
+    assert upgrade(place.url, base=place.base, password=place.password, dry_run=True)[0] == "0001_placements"
+    assert schema_status(place.url, base=place.base, password=place.password)[0] == 0
+    store = place.open()
+    assert store.schema_version() == migrations.KNOWN
+    store.close()
+    assert schema_status(place.url, base=place.base, password=place.password) == (
+        migrations.KNOWN,
+        migrations.KNOWN,
+        [],
+    )
+    assert upgrade(place.url, base=place.base, password=place.password) == []
+
+
+def test_an_older_schema_is_refused_until_upgraded(place: Place) -> None:
+    place.open().close()
+    place.sql(f"DROP TABLE {LAST.name}", f"DELETE FROM schema_migrations WHERE version = {LAST.version}")
+    for create in (True, False):
+        with pytest.raises(SchemaError) as caught:
+            place.open(create=create)
+        assert "wsctl db upgrade" in str(caught.value.hint)
+        assert f"version {LAST.version - 1}," in caught.value.message
+    assert schema_status(place.url, base=place.base, password=place.password) == (
+        LAST.version - 1,
+        LAST.version,
+        [LAST.title],
+    )
+    assert upgrade(place.url, base=place.base, password=place.password) == [LAST.title]
+    place.open().close()
+
+
+def test_a_newer_schema_is_refused(place: Place) -> None:
+    place.open().close()
+    now = "utc_now()" if place.url.startswith("sqlite") else "UTC_TIMESTAMP(6)"
+    place.sql(f"INSERT INTO schema_migrations (version, name, checksum, started_at) VALUES (99, 'x', 'y', {now})")
+    for action in (place.open, lambda: upgrade(place.url, base=place.base, password=place.password)):
+        with pytest.raises(SchemaError, match=f"version 99, this program knows versions up to {LAST.version}"):
+            action()
+
+
+def test_a_changed_step_is_refused(place: Place) -> None:
+    place.open().close()
+    place.sql("UPDATE schema_migrations SET checksum = 'other' WHERE version = 2")
+    with pytest.raises(SchemaError, match="0002_node_usage was applied in another form"):
+        place.open()
+
+
+@pytest.mark.parametrize("table", ["wp_posts", "schema_migrations"])
+def test_somebody_elses_database_is_refused(place: Place, table: str) -> None:
+    place.sql(f"CREATE TABLE {table} (id INTEGER)")
+    for action in (place.open, lambda: upgrade(place.url, base=place.base, password=place.password)):
+        with pytest.raises(SchemaError, match="wasn't made by wsctl"):
+            action()
+    assert place.sql(f"SELECT * FROM {table}") == []
+
+
+def test_an_upgrade_goes_on_after_a_crash_between_step_and_record(place: Place) -> None:
+    place.open().close()
+    place.sql(f"UPDATE schema_migrations SET applied_at = NULL WHERE version = {LAST.version}")
+    with pytest.raises(SchemaError, match=f"version {LAST.version - 1},"):
+        place.open()
+    assert upgrade(place.url, base=place.base, password=place.password) == [LAST.title]
+    place.open().close()
+
+
+def _open_once(place: Place, together: Any, results: Any) -> None:
+    try:
+        together.wait(30)
+        place.open().close()
+        results.put("ok")
+    except BaseException as error:
+        results.put(repr(error))
+
+
+def test_many_first_openings_at_once(place: Place) -> None:
+    context = multiprocessing.get_context("fork")
+    results, together = context.Queue(), context.Barrier(8)
+    workers = [context.Process(target=_open_once, args=(place, together, results)) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    assert [results.get(timeout=60) for _ in workers] == ["ok"] * 8
+    for worker in workers:
+        worker.join(30)
+
+
+def test_a_damaged_row_is_named(place: Place) -> None:
+    store = place.open()
+    try:
+        placed(store.reserve(want()))
+        place.sql("UPDATE placements SET state = 'dancing'")
+        with pytest.raises(WsctlError, match=r"'alice' in table placements: unknown state 'dancing'"):
+            store.placements()
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("change", ["host_port = -1", "generation = 0", "memory_bytes = -1"])
+def test_the_schema_refuses_impossible_values(place: Place, change: str) -> None:
+    store = place.open()
+    try:
+        placed(store.reserve(want()))
+        with pytest.raises(WsctlError):
+            place.sql(f"UPDATE placements SET {change}")
+    finally:
+        store.close()
+
+
+def test_a_reader_isnt_blocked_by_a_writer(store: SqlStore, place: Place) -> None:
+    placed(store.reserve(want()))
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold(session: object) -> None:
+        del session
+        entered.set()
+        leave.wait(10)
+
+    writer = threading.Thread(target=lambda: store.database.write(hold))
+    writer.start()
+    entered.wait(5)
+    other = place.open(create=False)
+    try:
+        started = time.monotonic()
+        assert len(other.placements()) == 1
+        assert time.monotonic() - started < 1
+    finally:
+        leave.set()
+        writer.join()
+        other.close()
