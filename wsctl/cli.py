@@ -6,7 +6,9 @@ pipes. Not responsible for: what a verb does (`commands`), nor how things look (
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -33,18 +35,34 @@ def run() -> NoReturn:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A command lives for half a second and allocates mostly modules: collecting garbage only costs time.
     gc.disable()
-    sys.exit(main())
+    code = main()
+    # All adapters are closed and all output is written: tearing down the interpreter would free, one by one, objects
+    # that end with the process anyway, for 60 ms after a command that used SSH and Docker.
+    _flush_stderr()
+    os._exit(code)
+
+
+def _flush_stderr() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
 
 
 def main(argv: Sequence[str] | None = None, wiring: Wiring | None = None) -> int:
     """Run one command and return its exit code. `wiring` replaces nodes and clock in tests."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    if args in (["--version"], ["-V"]):
-        sys.stdout.write(f"wsctl {__version__}\n")
-        return 0
+    args = verb_first(list(sys.argv[1:] if argv is None else argv))
     try:
-        code = _invoke(args, wiring)
+        if args in (["--version"], ["-V"]):
+            sys.stdout.write(f"wsctl {__version__}\n")
+            code = 0
+        else:
+            code = _invoke(args, wiring)
         sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of `wsctl --help` went away: that is its right.
+        from wsctl.output import abandon_stdout
+
+        abandon_stdout()
+        return 0
     except WsctlError as error:
         _tell(error, args)
         return error.exit_code
@@ -104,10 +122,33 @@ def _tell_bug(error: Exception, args: list[str]) -> None:
 
 def _format_in(args: list[str]) -> str:
     """The output format asked for, read off the raw arguments: they may be what was wrong."""
-    for before, word in zip(["", *args], args, strict=False):
-        if (before in ("-o", "--output") and word == "json") or word in ("-ojson", "--output=json"):
-            return "json"
-    return "table"
+    text = " ".join(args)
+    return "json" if re.search(r"(?:^| )(?:-[a-z]*?o ?|--output[ =])json(?: |$)", text) else "table"
+
+
+def verb_first(args: list[str]) -> list[str]:
+    """The arguments with shared options that stand before the verb moved behind it: `wsctl -i FILE ls` is a habit from
+    other programs, and every verb takes these options anyway. Other arguments stay as and where they are."""
+    from wsctl.commands import COMMANDS
+
+    leading, rest = [], list(args)
+    while rest and (found := _LEADING.fullmatch(rest[0])):
+        takes_next = found["bare"] is not None
+        if takes_next and len(rest) < 2:
+            return args
+        leading += rest[: 1 + takes_next]
+        del rest[: 1 + takes_next]
+    if not leading or not rest or rest[0] not in COMMANDS:
+        return args
+    words = 2 if isinstance(COMMANDS[rest[0]], dict) else 1
+    return rest[:words] + leading + rest[words:]
+
+
+_LEADING = re.compile(
+    r"(?P<bare>-[vq]*[io]|--inventory|--output)|-[vq]+|--verbose|--quiet|-[vq]*[io].+|--(?:inventory|output)=.*",
+    re.DOTALL,
+)
+"""An option that all verbs share, as an argument; `bare` if its value is the next argument."""
 
 
 def build() -> Any:

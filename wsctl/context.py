@@ -124,19 +124,12 @@ class App:
     @cached_property
     def leases(self) -> Leases:
         """Where leases are taken: Redis, or rows in the state database."""
-        from wsctl.coordination import open_leases
-        from wsctl.store import lease_rows
+        return self._open_leases(lambda: self.store)
 
-        leases = open_leases(
-            self.inventory.coordination,
-            cluster=self.inventory.cluster,
-            rows=lambda: lease_rows(self.store),
-            password=self.coordination_password,
-            base=self.inventory_file.parent,
-            holder=self.who,
-        )
-        self._stack.callback(leases.close)
-        return leases
+    @cached_property
+    def leases_for_reading(self) -> Leases:
+        """The same for who only looks: no state database is created."""
+        return self._open_leases(lambda: self.store_for_reading)
 
     @cached_property
     def who(self) -> str:
@@ -172,6 +165,21 @@ class App:
             parallel=parallel,
             lease_wait_s=wait_s,
         )
+
+    def _open_leases(self, store: Callable[[], SqlStore]) -> Leases:
+        from wsctl.coordination import open_leases
+        from wsctl.store import lease_rows
+
+        leases = open_leases(
+            self.inventory.coordination,
+            cluster=self.inventory.cluster,
+            rows=lambda: lease_rows(store()),
+            password=self.coordination_password,
+            base=self.inventory_file.parent,
+            holder=self.who,
+        )
+        self._stack.callback(leases.close)
+        return leases
 
     def _open_store(self, *, create: bool) -> SqlStore:
         from wsctl.store import open_store

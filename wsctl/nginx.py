@@ -65,6 +65,16 @@ def _configuration(base: Path) -> str:
     )
 
 
+def current(path: Path) -> bytes | None:
+    """What is at `path` now; None: nothing. Raises `Refused` when that can't be found out."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _in_the_way(path, "read", error) from error
+
+
 def replace_file(path: Path, text: str) -> bool:
     """Put `text` at `path` in one step, world-readable, durable when the call returns. False: it was there already.
 
@@ -91,8 +101,12 @@ def replace_file(path: Path, text: str) -> bool:
         finally:
             os.close(folder)
     except OSError as error:
-        raise Refused(
-            f"cannot write {path}: {error.strerror or error}; what was there is untouched",
-            hint=f"check the folder {path.parent} and its permissions",
-        ) from error
+        raise _in_the_way(path, "write", error) from error
     return True
+
+
+def _in_the_way(path: Path, doing: str, error: OSError) -> Refused:
+    return Refused(
+        f"cannot {doing} {path}: {error.strerror or error}; what was there is untouched",
+        hint=f"check the folder {path.parent} and its permissions",
+    )

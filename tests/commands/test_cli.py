@@ -6,6 +6,7 @@ import pytest
 
 from tests.commands.conftest import INVENTORY, Desk
 from wsctl import __version__
+from wsctl.cli import verb_first
 from wsctl.commands import COMMANDS, Entry
 
 VERBS = [name for name, entry in COMMANDS.items() if isinstance(entry, Entry)]
@@ -242,3 +243,31 @@ def test_init_takes_no_words_that_could_leave_their_place(desk: Desk, argv: list
     result = desk("init", "new.yaml", *argv)
     assert (result.code, result.out) == (2, "")
     assert not (desk.folder / "new.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("-i inv -o json ls", "ls -i inv -o json"),
+        ("-q node ls n", "node ls -q n"),
+        ("--inventory=x -vv -ojson db version --help", "db version --inventory=x -vv -ojson --help"),
+        ("-qo plain place alice -n", "place -qo plain alice -n"),
+        ("--output json show alice", "show --output json alice"),
+        ("-i inv --help", "-i inv --help"),
+        ("-i", "-i"),
+        ("-i inv", "-i inv"),
+        ("-i inv nonsense", "-i inv nonsense"),
+        ("--help", "--help"),
+        ("-x ls", "-x ls"),
+        ("ls -i inv", "ls -i inv"),
+    ],
+)
+def test_shared_options_may_stand_before_the_verb(typed: str, meant: str) -> None:
+    assert verb_first(typed.split()) == meant.split()
+
+
+def test_an_answer_is_the_same_wherever_the_options_stand(alice: Desk) -> None:
+    path = str(alice.folder / "inventory.yaml")
+    before = alice.ok("-i", path, "-o", "json", "ls")
+    assert before.items == alice.ok("ls", "-i", path, "-o", "json").items != []
+    assert alice("-o", "json", "show", "nobody").error["code"] == "not-found"

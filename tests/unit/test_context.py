@@ -163,8 +163,12 @@ def test_the_inventory_is_found_where_i_am(inventory: Path, monkeypatch: pytest.
     assert app(Path("other.yaml")).inventory_file == inventory.parent / "other.yaml"
 
 
-def test_warnings_of_the_inventory_are_told_once(inventory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one = app(inventory)
+def test_warnings_of_the_inventory_are_told_once_to_who_wants_detail(
+    inventory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app(inventory).inventory.warnings
+    assert capsys.readouterr().err == ""
+    one = App(Output(verbosity=1), inventory, Wiring())
     assert len(one.inventory.warnings) > 0
     assert one.inventory is one.inventory
     assert capsys.readouterr().err.count("warning:") == len(one.inventory.warnings)

@@ -141,11 +141,31 @@ def test_a_new_container_bears_the_generation_of_its_claim(site: Site) -> None:
 
 
 def test_only_the_very_container_that_was_observed_is_removed(site: Site) -> None:
-    placed(site)
-    do(site, RemoveContainer("alice", "n1", "", "f" * 64))
+    placement = placed(site)
+    do(site, RemoveContainer("alice", "n1", "", "f" * 64), placement=placement)
     assert site.fleet["n1"].held("ws-u-alice")
-    do(site, RemoveContainer("alice", "n1", ""))
+    do(site, RemoveContainer("alice", "n1", ""), placement=placement)
     assert not site.of("alice")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        StartContainer("alice", "n1", ""),
+        StopContainer("alice", "n1", ""),
+        RemoveContainer("alice", "n1", ""),
+        PurgeData("alice", "n1", "", "/srv/workspaces", IMAGE),
+    ],
+)
+def test_a_holder_that_slept_through_its_lease_touches_nothing(site: Site, step: Step) -> None:
+    slept = placed(site)
+    site.store.claim("alice", 1, PlacementState.STOPPING)
+    site.fleet["n1"].calls.clear()
+    with pytest.raises(StaleGeneration):
+        do(site, step, placement=slept)
+    with pytest.raises(StaleGeneration):
+        do(site, step, placement=None)
+    assert not site.fleet["n1"].effects()
 
 
 def test_a_reservation_that_lost_says_to_whom(site: Site) -> None:
@@ -267,7 +287,7 @@ def test_a_mark_names_who_made_it(site: Site) -> None:
 
 
 def test_a_grace_period_reaches_the_engine(site: Site) -> None:
-    placed(site)
+    placement = placed(site)
     seen: list[float] = []
     stop = site.fleet["n1"].stop
 
@@ -276,7 +296,7 @@ def test_a_grace_period_reaches_the_engine(site: Site) -> None:
         stop(name, grace_s)
 
     site.fleet["n1"].stop = listen  # type: ignore[method-assign]
-    do(site, StopContainer("alice", "n1", "", grace_s=2.5))
+    do(site, StopContainer("alice", "n1", "", grace_s=2.5), placement=placement)
     assert seen == [2.5]
 
 

@@ -6,6 +6,7 @@ and writing them (`nginx`).
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -81,11 +82,10 @@ def _map(app: App) -> tuple[str, int, int]:
 
 
 def _write(path: Path, text: str, *, dry_run: bool) -> str:
-    from wsctl.nginx import replace_file
+    from wsctl.nginx import current, replace_file
 
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UsageError(f"--out {path} is a folder", hint=f"--out {path / 'wsctl-map.conf'}")
     if dry_run:
-        same = path.is_file() and path.read_bytes() == text.encode("utf-8")
-        return "unchanged" if same else "would-write"
+        return "unchanged" if current(path) == text.encode("utf-8") else "would-write"
     return "written" if replace_file(path, text) else "unchanged"

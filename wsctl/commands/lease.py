@@ -34,7 +34,7 @@ def ls(app: App) -> None:
             "expires_at": lease.expires_at,
             "ttl_s": round(max(0.0, (lease.expires_at - now).total_seconds()), 3),
         }
-        for lease in app.leases.ls()
+        for lease in app.leases_for_reading.ls()
     ]
     columns = (
         Column("name"),
@@ -58,7 +58,7 @@ def break_(
     Example:
       wsctl lease break user:alice --yes
     """
-    held = {lease.name: lease for lease in app.leases.ls()}
+    held = {lease.name: lease for lease in app.leases_for_reading.ls()}
     lease = held.get(name)
     if lease is None:
         raise NotFound(f"nobody holds a lease named {name}", hint="wsctl lease ls")

@@ -140,6 +140,12 @@ def trust(
             hint="compare with the node's console; if it differs there too, somebody sits in between",
             details=item,
         )
+    if key.status == "revoked":
+        raise Refused(
+            f"the key {key.fingerprint} that {node} presents is marked @revoked in known_hosts; nothing was trusted",
+            hint="give the node a new host key, then trust that one",
+            details=item,
+        )
     if key.status == "trusted":
         app.out.record({**item, "action": "unchanged"})
         return
