@@ -16,6 +16,7 @@ from wsctl import observe
 from wsctl.errors import (
     EngineError,
     LeaseHeld,
+    NameTaken,
     NodeUnreachable,
     NotReady,
     PlanChanged,
@@ -287,8 +288,12 @@ class Workflow:
         fresh = self._snapshot()
         if isinstance(error, EngineError):
             placement = fresh.placements.get(target)
+            asked = isinstance(error, NameTaken) and self.knowledge.ask_again(error.node)
+            if asked and self.knowledge.applied_to(fresh).nodes[error.node].container_of(target) is not None:
+                # Not the node's refusal: somebody who acts on this user too was faster.
+                return self.knowledge.applied_to(self._snapshot())
             self._learn(error, placement)
-            if not self.knowledge.ask_again(error.node):
+            if not asked and not self.knowledge.ask_again(error.node):
                 return None
             view = self.knowledge.applied_to(fresh)
             another_port = isinstance(error, PortTaken) and next_port(view.nodes[error.node]) is not None

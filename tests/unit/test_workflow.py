@@ -624,7 +624,6 @@ def test_two_operators_place_the_same_users_at_once(tmp_path: Path) -> None:
             thread.join(60)
         assert len(results) == 2
         assert {p.user for p in site.store.placements()} == set(users)
-        assert max(site.asked("create").values()) <= 8
         invariants(site, settled=False)
         # Where they stepped on each other's toes, a user was told; once more, and all is well.
         assert not errors(site.run("place", *users))
