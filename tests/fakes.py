@@ -33,6 +33,9 @@ from wsctl.ports import ContainerSpec
 
 T = TypeVar("T")
 
+PROBE_BYTES = 700
+"""What a container sends for the ready probe."""
+
 
 class FakeClock:
     """A clock that stands still between `advance` and `sleep`; `slept` keeps what was slept, in seconds."""
@@ -220,8 +223,8 @@ class FakeEngine:
 
         self._do("remove", name_or_id, remove)
 
-    def await_ready(self, name_or_id: str, address: str, port: int, probe: ReadyProbe) -> None:
-        def wait() -> None:
+    def await_ready(self, name_or_id: str, address: str, port: int, probe: ReadyProbe) -> int:
+        def wait() -> int:
             one = self._find(name_or_id)
             if one is None or one.state != "running":
                 said = f"{name_or_id} isn't ready: the container ended"
@@ -229,8 +232,11 @@ class FakeEngine:
             if not one.ready or one.spec.host_port != port:
                 said = f"{name_or_id} isn't ready: not within {probe.timeout_s:g} s: nobody accepts the connection"
                 raise NotReady(self.name, said, details={"tail": one.output})
+            if one.tx is not None:
+                one.tx += PROBE_BYTES
+            return PROBE_BYTES
 
-        self._do("await_ready", name_or_id, wait)
+        return self._do("await_ready", name_or_id, wait)
 
     def tx_bytes(self, name_or_id: str) -> int | None:
         def sent() -> int | None:

@@ -96,9 +96,9 @@ class Engine(Protocol):
     def remove(self, name_or_id: str) -> None:
         """Remove the container (killing it if it runs), never its data; nothing happens if it is absent."""
 
-    def await_ready(self, name_or_id: str, address: str, port: int, probe: ReadyProbe) -> None:
-        """Return once the probe passes. Raises `NotReady` (with the last log lines) at the timeout or when the
-        container exits before."""
+    def await_ready(self, name_or_id: str, address: str, port: int, probe: ReadyProbe) -> int:
+        """Return once the probe passes: about how many bytes the container sent for it, to be told from its users'
+        traffic. Raises `NotReady` (with the last log lines) at the timeout or when the container exits before."""
 
     def tx_bytes(self, name_or_id: str) -> int | None:
         """Bytes the container has sent since it started; None if it doesn't run or the engine has no figure."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,6 +27,7 @@ from wsctl.model import (
     Resources,
     SshSettings,
 )
+from wsctl.planner.idle import NOISE_BYTES
 from wsctl.ports import ContainerSpec, Engine
 
 IMAGE = "wsctl-lab/workspace:1"
@@ -256,6 +258,19 @@ def test_ready(world: World) -> None:
     world.engine.start(spec.name)
     world.engine.await_ready(spec.name, spec.address, spec.host_port, HTTP)
     world.engine.await_ready(spec.name, spec.address, spec.host_port, ReadyProbe(None, 10.0))
+
+
+def test_what_the_probe_cost_is_known_well_enough_for_the_reaper(world: World) -> None:
+    """Otherwise a workspace that nobody used would be kept once more after each start; never less than was sent."""
+    spec = world.spec()
+    world.engine.create(spec)
+    world.engine.start(spec.name)
+    counted = world.engine.await_ready(spec.name, spec.address, spec.host_port, HTTP)
+    time.sleep(0 if isinstance(world.engine, FakeEngine) else 1.5)
+    sent = world.engine.tx_bytes(spec.name)
+    assert sent is not None
+    print(counted, sent)
+    assert 0 <= sent - counted < NOISE_BYTES
 
 
 def test_never_ready(world: World) -> None:

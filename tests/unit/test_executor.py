@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.builders import CLUSTER, IMAGE, RESOURCES, capacity
+from tests.fakes import PROBE_BYTES
 from tests.worlds import SPEC, Site, invariants, make_site
 from wsctl.errors import EngineError, LeaseLost, NotReady, PlanChanged, StaleGeneration, Unschedulable
 from wsctl.executor import Executor
@@ -105,7 +106,21 @@ def test_a_start_counts_as_activity_and_takes_the_first_counter(site: Site) -> N
     activity = site.store.activity(["alice"])["alice"]
     assert (activity.source, activity.last_active_at) == ("start", site.clock.now())
     sample = site.store.samples()["alice"]
-    assert (sample.container_id, sample.tx_bytes) == (site.fleet["n1"].held("ws-u-alice").id, 0)
+    held = site.fleet["n1"].held("ws-u-alice")
+    assert (sample.container_id, sample.tx_bytes) == (held.id, PROBE_BYTES)
+
+
+def test_the_counter_begins_anew_with_a_start_and_only_with_one(site: Site) -> None:
+    placement = placed(site)
+    held = site.fleet["n1"].held("ws-u-alice")
+    held.tx = 9000
+    site.clock.advance(60)
+    on = ("alice", "n1", "")
+    settled = do(site, AwaitReady(*on, PROBE), Settle(*on, PlacementState.RUNNING), placement=placement)
+    assert site.store.samples()["alice"].tx_bytes == PROBE_BYTES, "what was sent while we weren't there may be a user's"
+    do(site, StopContainer(*on), StartContainer(*on), Settle(*on, PlacementState.RUNNING), placement=settled)
+    assert site.store.samples()["alice"].tx_bytes == 0
+    assert site.store.samples()["alice"].container_id == held.id
 
 
 def test_the_generation_of_the_claim_is_the_one_of_all_later_writes(site: Site) -> None:

@@ -341,14 +341,21 @@ class Wire:
     ],
 )
 def test_http_probe(answer: bytes | Exception, why: str | None) -> None:
-    found = ready.wait(lambda *_: Wire(answer), "a", 1, ReadyProbe("/", 0.05), lambda: False)
+    found = ready.wait(lambda *_: Wire(answer), "a", 1, ReadyProbe("/", 0.05), lambda: False).why
     assert found is None if why is None else why in (found or "")
 
 
 @pytest.mark.parametrize(("answer", "passes"), [(TimeoutError(), True), (b"220 hi", True), (b"", False)])
 def test_tcp_probe(answer: bytes | Exception, passes: bool) -> None:
     found = ready.wait(lambda *_: Wire(answer), "a", 1, ReadyProbe(None, 0.05), lambda: False)
-    assert (found is None) is passes
+    assert (found.why is None) is passes
+
+
+def test_what_the_container_sends_for_the_probe_is_counted() -> None:
+    """A refused connection is a reset, an accepted one SYN, FIN and two acknowledgements, an answer its bytes."""
+    wires = iter([None, None, Wire(b"HTTP/1.1 200 OK\r\n")])
+    found = ready.wait(lambda *_: next(wires), "a", 1, ReadyProbe("/", 1), lambda: False)
+    assert (found.why, found.sent_bytes) == (None, 2 * 54 + 4 * 66 + 66 + 17)
 
 
 def test_probe_request_cannot_be_split() -> None:

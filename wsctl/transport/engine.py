@@ -135,22 +135,22 @@ class DockerEngine:
                     raise
                 self._await_absence(name_or_id)
 
-    def await_ready(self, name_or_id: str, address: str, port: int, probe: ReadyProbe) -> None:
+    def await_ready(self, name_or_id: str, address: str, port: int, probe: ReadyProbe) -> int:
         def has_ended() -> bool:
             found = self.container(name_or_id)
             return found is None or not found.is_running
 
         try:
-            why = ready.wait(self._dial, address, port, probe, has_ended)
+            waited = ready.wait(self._dial, address, port, probe, has_ended)
         except failures.FOREIGN as error:
             raise self._translated(error, self._timeouts.request) from error
-        if why is None:
-            return
+        if waited.why is None:
+            return waited.sent_bytes
         tail = self._tail_or_nothing(name_or_id)
         last = f"; its last words: {failures.clean(tail)}" if tail else ""
         raise NotReady(
             self._node.name,
-            f"{name_or_id} isn't ready: {why}{last}",
+            f"{name_or_id} isn't ready: {waited.why}{last}",
             hint="correct `workspace.ready`, or the image",
             details={"tail": tail},
         )
