@@ -179,6 +179,15 @@ def test_streamlocal_forbidden(reach: Any, fault_lab: Any, option: str, user: st
         assert "forbids" in error.message or "may not use" in error.message
 
 
+@pytest.mark.parametrize("option", ["AllowTcpForwarding no", "PermitOpen 127.0.0.1:1"])
+def test_tcp_settings_that_close_unix_sockets_too(reach: Any, fault_lab: Any, option: str) -> None:
+    """sshd has the words for them that it has for an engine that isn't running."""
+    fault_lab.nodes["n1"].sshd_option(option)
+    error = failure(reach())
+    assert "AllowTcpForwarding or PermitOpen closes /var/run/docker.sock" in error.message
+    assert "PermitOpen" in (error.hint or "")
+
+
 def test_missing_socket(reach: Any) -> None:
     error = failure(reach(socket="/run/no-such.sock"))
     assert "there is no socket /run/no-such.sock" in error.message

@@ -50,6 +50,12 @@ def _look_for_cause(session: Session, path: str) -> tuple[str, str]:
         return f"the account {user} may not use {path}", f"on the node: usermod -aG docker {user}"
     if _policy_speaks(session):
         return _forbidden_by_policy(session)
+    if state == "usable" and _tcp_is_forbidden(session):
+        return (
+            f"sshd's AllowTcpForwarding or PermitOpen closes {path}, or nothing listens on it",
+            f"sshd_config needs `AllowTcpForwarding local`, and a PermitOpen, if there is one, must be `[{path}]:*`; "
+            "if it is so: systemctl start docker",
+        )
     if state == "usable":
         return f"nothing listens on {path}: the engine isn't running", "on the node: systemctl start docker"
     return (
@@ -75,6 +81,22 @@ def _look(session: Session, path: str) -> str:
             if said in ("usable", "forbidden", "missing"):
                 return said
     return "unknown"
+
+
+def _tcp_is_forbidden(session: Session) -> bool:
+    """Whether sshd forbids to open TCP connections. The settings that do so close Unix sockets too, with the words it
+    has for an engine that isn't running; to TCP it says so. (The discard port: nobody listens there, and it's local.)
+    """
+    try:
+        channel = session.transport.open_channel(
+            "direct-tcpip", ("127.0.0.1", 9), ("127.0.0.1", 0), timeout=session.timeouts.diagnosis
+        )
+    except paramiko.ChannelException as refused:
+        return refused.code == paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+    except (paramiko.SSHException, OSError, EOFError):
+        return False
+    channel.close()
+    return False
 
 
 def _policy_speaks(session: Session) -> bool:
