@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.commands.conftest import Desk
+from tests.fakes import PROBE_BYTES
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_at_most_so_many_in_one_run_and_the_rest_in_the_next(team: Desk) -> None
 
 def test_traffic_between_two_runs_keeps(team: Desk) -> None:
     later(team, 3600)
-    team.fleet[team.home("alice")].held("ws-u-alice").tx = 10_000
+    team.fleet[team.home("alice")].held("ws-u-alice").tx = PROBE_BYTES + 10_000
     found = {item["user"]: item for item in team.ok("reap-idle", "-o", "json").items}
     assert (found["alice"]["verdict"], found["bob"]["verdict"]) == ("kept", "stopped")
     assert "sent 10000 bytes" in found["alice"]["reason"]
