@@ -15,6 +15,8 @@ from typing import Protocol, Self
 
 from wsctl.model import (
     Activity,
+    AuditEntry,
+    AuditRow,
     Capacity,
     Container,
     EngineFacts,
@@ -25,6 +27,7 @@ from wsctl.model import (
     Placement,
     PlacementState,
     ReadyProbe,
+    RequestRecord,
     Resources,
     Usage,
 )
@@ -93,6 +96,9 @@ class Engine(Protocol):
     def stop(self, name_or_id: str, grace_s: float = 10.0) -> None:
         """Stop with SIGTERM, after `grace_s` SIGKILL; nothing happens if it is stopped or absent."""
 
+    def rename(self, name_or_id: str, name: str) -> None:
+        """Give the container another name. Raises `NameTaken`, `EngineError` if the container is absent."""
+
     def remove(self, name_or_id: str) -> None:
         """Remove the container (killing it if it runs), never its data; nothing happens if it is absent."""
 
@@ -139,6 +145,8 @@ class Store(Protocol):
     Every write is one transaction, durable when the call returns. Writes that depend on what was read are
     compare-and-swaps on `generation`. Raises `BackendError` when the outcome is unknown or the database unusable.
     Safe to use from several threads. All methods see only the cluster that the store was opened for.
+
+    `audit` are audit entries that are written in the same transaction if, and only if, the write happens.
     """
 
     def placements(self) -> list[Placement]:
@@ -157,7 +165,7 @@ class Store(Protocol):
     def last_node(self) -> str | None:
         """The node of the newest placement."""
 
-    def reserve(self, wanted: Reservation) -> Placement | Conflict:
+    def reserve(self, wanted: Reservation, *, audit: Sequence[AuditEntry] = ()) -> Placement | Conflict:
         """Create the placement in state `reserved`, generation 1, container_generation 1, and take capacity and port,
         in one transaction. USER_EXISTS, PORT_TAKEN or NODE_FULL if that can't be."""
 
@@ -171,6 +179,7 @@ class Store(Protocol):
         new_container: bool = False,
         port: int | None = None,
         resources: Resources | None = None,
+        audit: Sequence[AuditEntry] = (),
     ) -> Placement | Conflict:
         """Begin an operation: if the placement still has `generation`, add one to it and set `state`.
 
@@ -179,11 +188,11 @@ class Store(Protocol):
         `capacity` (NODE_FULL); None means: don't check.
         """
 
-    def settle(self, user: str, generation: int, state: PlacementState) -> bool:
+    def settle(self, user: str, generation: int, state: PlacementState, *, audit: Sequence[AuditEntry] = ()) -> bool:
         """End an operation: set `state` if the placement still has `generation`, which stays. Entering `stopped` gives
         memory and CPU back. False if the generation moved."""
 
-    def release(self, user: str, generation: int, *, keep_home: bool | None) -> bool:
+    def release(self, user: str, generation: int, *, keep_home: bool | None, audit: Sequence[AuditEntry] = ()) -> bool:
         """Delete the placement and give back all it took, if it still has `generation`. False if it moved; True if
         the placement is gone already. `keep_home` True remembers the node as the user's home (their files are still
         there), False forgets any home, None leaves what is remembered as it is.
@@ -197,7 +206,7 @@ class Store(Protocol):
     def marks(self) -> Mapping[str, NodeMark]:
         """What operators recorded about nodes."""
 
-    def set_mark(self, node: str, state: NodeState, reason: str, by: str) -> None:
+    def set_mark(self, node: str, state: NodeState, reason: str, by: str, *, audit: Sequence[AuditEntry] = ()) -> None:
         """Record a node's state."""
 
     def route_generation(self) -> int:
@@ -215,8 +224,51 @@ class Store(Protocol):
     def save_samples(self, samples: Sequence[NetworkSample]) -> None:
         """Replace the users' network samples."""
 
+    def recount(self, node: str) -> bool:
+        """Set what is taken on the node to what its placements add up to; False if it was right already."""
+
+    def append_audit(self, entries: Sequence[AuditEntry]) -> None:
+        """Append rows to the audit table, in one transaction. No row of it is ever changed or deleted."""
+
+    def audit(
+        self,
+        *,
+        targets: Collection[str] | None = None,
+        request_id: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[AuditRow]:
+        """Audit rows (None: all), oldest first; `limit` keeps the newest."""
+
+    def audit_problems(self) -> list[tuple[str, int, str]]:
+        """Rows of the audit table that were changed or removed: (target, sequence, what is wrong)."""
+
+    def begin_request(self, request_id: str, verb: str, digest: str, who: str, keep_s: float) -> RequestRecord:
+        """Record the request id, unless it is known; what is known of it then. Forgets those older than `keep_s`."""
+
+    def finish_request(self, request_id: str, answer: str) -> None:
+        """Record the first result (JSON) of a request id; a second one is ignored."""
+
     def schema_version(self) -> int:
         """The version of the database's schema; 0 for an empty database."""
+
+    def close(self) -> None:
+        """Give up the connection."""
+
+
+class Slots(Protocol):
+    """How many containers may be starting on a node at once, over all control hosts. Politeness, as leases are: who
+    loses a slot goes on. A slot that isn't given back is free again after its `ttl_s`."""
+
+    def take(self, node: str, limit: int, token: str, ttl_s: float) -> bool:
+        """Take one of the node's `limit` slots for `token`; False if none is free. Taking again with the same token
+        renews. Raises `BackendError` when the backend can't be asked."""
+
+    def give_back(self, node: str, token: str) -> None:
+        """Free the token's slot; never raises, never frees somebody else's."""
+
+    def taken(self, node: str) -> int:
+        """How many slots of the node are taken now."""
 
     def close(self) -> None:
         """Give up the connection."""
