@@ -7,9 +7,7 @@ line (`commands`), the pipeline (`workflow`), or any decision. Nothing here is i
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,12 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from wsctl.model import Node
+from wsctl.model import Actor, Node
 from wsctl.ports import Clock, Engine, Leases
 
 if TYPE_CHECKING:
     from wsctl.inventory import Inventory
     from wsctl.output import Output
+    from wsctl.requests import Request
     from wsctl.store.store import SqlStore
     from wsctl.transport import HostKey
     from wsctl.workflow import World
@@ -132,10 +131,25 @@ class App:
         return self._open_leases(lambda: self.store_for_reading)
 
     @cached_property
+    def actor(self) -> Actor:
+        """Who runs this command."""
+        from wsctl.origin import actor
+
+        return actor(os.environ)
+
+    @property
     def who(self) -> str:
         """`user@host:pid`, with the user behind sudo if there is one."""
-        user = os.environ.get("SUDO_USER") or _login()
-        return f"{user}@{socket.gethostname()}:{os.getpid()}"
+        return str(self.actor)
+
+    def request(
+        self, request_id: str | None, verb: str, targets: Iterable[str], **parameters: object
+    ) -> Request | None:
+        """What --request-id stands for: the verb on these targets (in whatever order) with these parameters."""
+        from wsctl.requests import make_request
+
+        values = {"targets": sorted(targets), **parameters}
+        return make_request(request_id, verb, values, self.inventory.request_keep_s)
 
     @cached_property
     def state_password(self) -> str | None:
@@ -160,7 +174,8 @@ class App:
             leases=self.leases,
             engines=self.fleet.engine,
             clock=self.wiring.clock,
-            who=self.who,
+            actor=self.actor,
+            starting=self.starting,
             warm=self.fleet.warm,
             parallel=parallel,
             lease_wait_s=wait_s,
@@ -194,14 +209,6 @@ class App:
         )
         self._stack.callback(store.close)
         return store
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # An id without a passwd entry, as in minimal containers.
-        return str(os.getuid())
 
 
 def _secret(variable: str, file: str | None, key: str) -> str | None:

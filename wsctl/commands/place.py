@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from wsctl.commands.options import DryRunOpt, ParallelOpt, WaitOpt, YesOpt, check_users, command, seconds
+from wsctl.commands.options import DryRunOpt, ParallelOpt, RequestOpt, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
 from wsctl.errors import UsageError
 from wsctl.model import ClusterView, Strategy, WorkspaceSpec, is_user_id
@@ -42,6 +42,7 @@ def place(
     explain: Annotated[bool, typer.Option("--explain", help="Show every node with its score or why it can't.")] = False,
     parallel: ParallelOpt = 8,
     wait: WaitOpt = "10s",
+    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
@@ -57,6 +58,7 @@ def place(
     """
     from wsctl.commands.present import show_dry_run, show_outcomes
     from wsctl.planner import plan_place
+    from wsctl.requests import run
     from wsctl.workflow import Operation, Options, Outcome, Workflow
 
     targets = _targets(users, source)
@@ -77,12 +79,13 @@ def place(
         places=True,
         everyone=explain or chosen is Strategy.LEAST_LOADED,
     )
+    request = app.request(request_id, "place", targets, workspace_class=workspace_class, strategy=strategy, fresh=fresh)
     workflow = Workflow(app.world(dry_run=dry_run, parallel=parallel, wait_s=wait_s))
     many = source is not None or len(targets) > 1
     progress = app.out.progress(len(targets), "placing") if many and not dry_run else nullcontext(None)
     with progress as bar:
         report: Callable[[Outcome], None] = lambda outcome: bar.advance() if bar is not None else None  # noqa: E731
-        outcomes = workflow.run(operation, Options(dry_run=dry_run, report=report))
+        outcomes = run(workflow, operation, Options(dry_run=dry_run, report=report), request)
     show = show_dry_run if dry_run else show_outcomes
     show(app, outcomes, explain=explain, many=many)
 
