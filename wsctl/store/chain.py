@@ -65,7 +65,7 @@ def _state(state: Mapping[str, object] | None) -> str | None:
 
 def row_digest(cluster: str, target: str, sequence: object, at: object, fields: Sequence[object], previous: str) -> str:
     """SHA-256 (hex) over all of the row, and `previous`, the digest of the row before it (`GENESIS` for none)."""
-    moment = utc(at).isoformat(timespec="microseconds") if isinstance(at, datetime) else at
+    moment = utc(at).isoformat(timespec="microseconds") if isinstance(at, datetime) and at.tzinfo else at
     whole = dict(zip(FIELDS, fields, strict=True))
     whole |= {"cluster": cluster, "target": target, "sequence": sequence, "at": moment, "previous": previous}
     # A value that nothing in wsctl writes (bytes, say) has a form too: one that gives another digest.

@@ -23,7 +23,7 @@ from wsctl.model import (
     PlacementState,
     Resources,
 )
-from wsctl.store.database import Row
+from wsctl.store.database import Row, utc
 
 PLACEMENT_COLUMNS = (
     "user, node, address, host_port, state, generation, container_generation, memory_bytes, cpus_milli, pids, "
@@ -70,7 +70,7 @@ def audit_row(row: Row, when: DecodeTime) -> AuditRow:
             AuditKind(kind), verb, target, actor, operation, action, plan, _state(before), _state(after), detail,
             request_id,
         )  # fmt: skip
-        return AuditRow(entry, sequence, when(at), digest)
+        return AuditRow(entry, sequence, utc(when(at)), digest)
     except (TypeError, ValueError) as error:
         raise BackendError(
             f"the state database has a damaged row: {target!r} number {sequence} in table audit: {error}",
