@@ -25,6 +25,7 @@ class Time:
         self.now = 1000.0
         self.by_hand = by_hand
         self.at: dict[float, Callable[[], None]] = {}
+        self.asleep: set[threading.Event] = set()
 
     def __call__(self) -> float:
         return self.now
@@ -33,8 +34,10 @@ class Time:
         assert seconds > 0
         until = self.now + seconds
         if self.by_hand:
+            self.asleep.add(event)
             while not event.is_set() and self.now < until:
                 time.sleep(0.0005)
+            self.asleep.discard(event)
         elif not event.is_set():
             self.now = until
             for when in [when for when in self.at if when <= until]:
@@ -239,9 +242,10 @@ def test_interrupted_with_the_answer_on_its_way(gate: StartGate, slots: FakeSlot
 class Storm:
     """Threads that start on one node when the test lets them, in a known order."""
 
-    def __init__(self, gate: StartGate, node: str) -> None:
+    def __init__(self, gate: StartGate, node: str, clock: Time) -> None:
         self.gate = gate
         self.node = node
+        self.clock = clock
         self.inside: list[str] = []
         self.errors: list[str] = []
         self.done: dict[str, threading.Event] = {}
@@ -255,11 +259,23 @@ class Storm:
         waiting = self._waiting() + len(self.inside)
         self.threads[name].start()
         until(lambda: self._waiting() + len(self.inside) > waiting)
+        self.settle()
 
     def end(self, name: str) -> None:
         self.done[name].set()
         self.threads[name].join(5)
         assert not self.threads[name].is_alive()
+        self.settle()
+
+    def settle(self) -> None:
+        """Until the first in line has seen all that happened, and sleeps again."""
+
+        def settled() -> bool:
+            with self.gate._lock:
+                first = next(iter(self.gate._lines[self.node].waiting), None)
+            return first is None or (first in self.clock.asleep and not first.is_set())
+
+        until(settled)
 
     def _waiting(self) -> int:
         line = self.gate._lines.get(self.node)
@@ -290,7 +306,7 @@ def by_hand() -> Time:
 def storm(by_hand: Time) -> Iterator[Storm]:
     slots = FakeSlots(by_hand)
     gate = StartGate(slots, {"n1": 2}, wait_s=1e6, clock=by_hand, wait=by_hand.wait)
-    storm = Storm(gate, "n1")
+    storm = Storm(gate, "n1", by_hand)
     yield storm
     for name in storm.threads:
         storm.stop[name].set()
@@ -314,10 +330,10 @@ def test_first_come_first_served(storm: Storm, by_hand: Time) -> None:
     assert storm.inside == ["a", "b"]
     for number, name in enumerate(names[:6]):
         storm.end(name)
-        until(lambda: not storm.gate._lines["n1"].waiting[0].is_set())  # it has seen that there is room
         assert len(storm.inside) == 2 + number, "it grabbed the slot before others could"
         by_hand.now += 0.06
         until(lambda n=number: len(storm.inside) == 3 + n)  # type: ignore[misc]
+        storm.settle()
     assert storm.inside == names
 
 
@@ -340,6 +356,19 @@ def test_only_the_first_in_line_asks(storm: Storm, by_hand: Time) -> None:
     assert storm.inside == ["a"]
 
 
+def test_after_long_starts_others_have_longer_to_take_the_slot(storm: Storm, by_hand: Time) -> None:
+    for name in "abc":
+        storm.begin(name)
+    by_hand.now += 10
+    storm.end("a")
+    assert fake(storm).taken("n1") == 1
+    by_hand.now += 0.24
+    time.sleep(0.02)
+    assert storm.inside == ["a", "b"]
+    by_hand.now += 0.27
+    until(lambda: storm.inside == ["a", "b", "c"])
+
+
 def test_own_starts_that_fill_the_limit_need_no_asking(storm: Storm, by_hand: Time) -> None:
     for name in "abc":
         storm.begin(name)
@@ -358,6 +387,7 @@ def test_one_that_leaves_the_line_holds_up_nobody(storm: Storm, by_hand: Time) -
     storm.stop["c"].set()  # the first
     by_hand.now += 0.3
     until(lambda: storm.errors == ["d", "c"])
+    storm.settle()
     storm.end("a")
     by_hand.now += 1.1
     until(lambda: storm.inside == ["a", "b", "e"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import threading
 import time
@@ -33,6 +34,9 @@ WAIT_S = 120.0
 _POLL_S = (0.05, 1.0)
 _LOOK_S = 0.25
 """How late a cancellation may be noticed."""
+
+_COURTESY = 0.05
+"""How long a slot that was given back is left to other processes, as a share of the time that the start took."""
 
 _SILENCE_S = 5.0
 """How long a backend that failed isn't asked again: its timeout must not be added to every start."""
@@ -80,10 +84,11 @@ class StartGate:
         with self._lock:
             line = self._lines.setdefault(node, _Line(node, limit))
         slot = self._enter(line, token, cancelled)
+        entered = self._clock()
         try:
             yield
         finally:
-            self._leave(line, slot)
+            self._leave(line, slot, self._clock() - entered)
 
     def close(self) -> None:
         """Renew nothing any more, and give back what is still taken."""
@@ -119,13 +124,14 @@ class StartGate:
                 # instant: a process with many starts would leave none to the others.
                 me.clear()
                 pause = _POLL_S[0]
-                ask_at = min(ask_at, now + _jittered(pause))
+                ask_at = min(ask_at, now + _jittered(line.courtesy_s))
             is_first = line.waiting[0] is me
-            if is_first and now >= ask_at:
-                if line.starting < line.limit:
-                    answer = self._ask(line, token)
-                    if answer is not False:
-                        return answer
+            if is_first and now >= ask_at and line.starting >= line.limit:
+                ask_at = math.inf  # until one of ours is done, which wakes us
+            elif is_first and now >= ask_at:
+                answer = self._ask(line, token)
+                if answer is not False:
+                    return answer
                 now = self._clock()
                 ask_at, pause = now + _jittered(pause), min(2 * pause, _POLL_S[1])
             left = began + self._wait_s - now
@@ -152,7 +158,7 @@ class StartGate:
             raise
         return _Slot(self._slots, line, token, ttl_s=self._ttl_s, since=sent, clock=self._clock)
 
-    def _leave(self, line: _Line, slot: _Slot | None) -> None:
+    def _leave(self, line: _Line, slot: _Slot | None, took_s: float) -> None:
         try:
             if slot is not None:
                 self._renewer.remove(slot)
@@ -160,6 +166,7 @@ class StartGate:
         finally:
             with self._lock:
                 line.starting -= 1
+                line.courtesy_s = min(_POLL_S[1], max(_POLL_S[0], _COURTESY * took_s))
                 line.wake()
 
 
@@ -170,6 +177,7 @@ class _Line:
     node: str
     limit: int
     starting: int = 0
+    courtesy_s: float = _POLL_S[0]
     waiting: deque[threading.Event] = field(default_factory=deque)
 
     def wake(self) -> None:
