@@ -13,6 +13,7 @@ original, so that nothing above them knows paramiko, docker, pymysql or redis.
     │   ├─ PlanChanged                  the world moved since the plan was shown
     │   └─ StaleGeneration              the placement was changed by somebody else
     ├─ LeaseHeld                    6   somebody else is acting on it
+    │   └─ StartsBusy                   the node is starting as many workspaces as it may
     ├─ Unschedulable                7   no node fits, with the reason of each
     ├─ NodeError                    8
     │   ├─ NodeUnreachable              no connection: the node's state is unknown
@@ -102,6 +103,12 @@ class LeaseHeld(WsctlError):
 
     exit_code = 6
     code = "busy"
+
+
+class StartsBusy(LeaseHeld):
+    """No slot to start on the node was free in time; `details` names node, limit and the seconds waited."""
+
+    code = "starts-busy"
 
 
 class Unschedulable(WsctlError):

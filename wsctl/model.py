@@ -173,6 +173,7 @@ class Node:
     storage: str = "local"
     bind_address: str | None = None
     weight: float = 1.0
+    max_concurrent_starts: int | None = 8
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
