@@ -38,6 +38,7 @@ from wsctl.model import (
 )
 from wsctl.planner import Decision, plan_mark, plan_place, plan_remove, plan_restart, plan_start, plan_stop
 from wsctl.reaper import Reaper, ReapOptions
+from wsctl.records import Actor
 from wsctl.store import lease_rows, migrations
 from wsctl.store.sqlite import open_sqlite
 from wsctl.store.store import SqlStore
@@ -78,7 +79,7 @@ class Site:
             "leases": leases,
             "engines": lambda name: Proxy(name, self.fleet(name), wire, CALLS),
             "clock": self.clock,
-            "who": "tests@here:1",
+            "actor": Actor("tests", process="here:1"),
             "lease_wait_s": 0.0,
         }
         try:
@@ -202,7 +203,10 @@ class Commands:
 
 # ------------------------------------------------------------------------------------------------------- the wire
 
-WRITES = ("reserve", "claim", "settle", "release", "set_mark", "touch", "save_samples")
+WRITES = (
+    "reserve", "claim", "settle", "release", "set_mark", "touch", "save_samples", "append_audit", "recount",
+    "begin_request", "finish_request",
+)  # fmt: skip
 CALLS = (
     "facts", "containers", "container", "has_image", "pull", "create", "start", "stop", "remove", "await_ready",
     "tx_bytes", "purge_data",

@@ -13,8 +13,9 @@ from typing import Any
 from uuid import uuid4
 
 from wsctl.errors import WsctlError
-from wsctl.model import Actor, AuditEntry, AuditKind, Placement, PlacementState, Resources
+from wsctl.model import Placement, PlacementState, Resources
 from wsctl.plan import Work
+from wsctl.records import Actor, AuditEntry, AuditKind
 
 
 def _new_id() -> str:

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from wsctl.model import Actor, Node
+from wsctl.model import Node
 from wsctl.ports import Clock, Engine, Leases
+from wsctl.records import Actor
+
+START_WAIT_S = 600.0
+"""How long a start is queued: a thousand logins at once on a few nodes take minutes, and each is right to wait."""
 
 if TYPE_CHECKING:
+    from wsctl.coordination.gate import StartGate
     from wsctl.inventory import Inventory
     from wsctl.output import Output
     from wsctl.requests import Request
@@ -131,6 +136,35 @@ class App:
         return self._open_leases(lambda: self.store_for_reading)
 
     @cached_property
+    def start_gate(self) -> StartGate:
+        """The gate before every start; nothing is asked before one."""
+        from wsctl.coordination import open_slots
+        from wsctl.coordination.gate import StartGate
+        from wsctl.store import slot_rows
+
+        slots = open_slots(
+            self.inventory.coordination,
+            cluster=self.inventory.cluster,
+            rows=lambda: slot_rows(self.store),
+            password=self.coordination_password,
+            base=self.inventory_file.parent,
+        )
+        self._stack.callback(slots.close)
+        limits = {name: node.max_concurrent_starts for name, node in self.inventory.nodes.items()}
+        gate = StartGate(slots, limits, wait_s=START_WAIT_S)
+        self._stack.callback(gate.close)
+        return gate
+
+    def starting(self, node: str, token: str, check: Callable[[], None]) -> AbstractContextManager[None]:
+        """`executor.Starting`."""
+
+        def cancelled() -> bool:
+            check()
+            return False
+
+        return self.start_gate.starting(node, token, cancelled=cancelled)
+
+    @cached_property
     def actor(self) -> Actor:
         """Who runs this command."""
         from wsctl.origin import actor
@@ -149,7 +183,7 @@ class App:
         from wsctl.requests import make_request
 
         values = {"targets": sorted(targets), **parameters}
-        return make_request(request_id, verb, values, self.inventory.request_keep_s)
+        return make_request(request_id, verb, values, self.inventory.requests_keep_s)
 
     @cached_property
     def state_password(self) -> str | None:

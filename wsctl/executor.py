@@ -26,7 +26,6 @@ from wsctl.model import (
     LABEL_GENERATION,
     LABEL_SPEC,
     LABEL_USER,
-    AuditEntry,
     NetworkSample,
     Node,
     Placement,
@@ -51,6 +50,7 @@ from wsctl.plan import (
     Work,
 )
 from wsctl.ports import Clock, Conflict, ContainerSpec, EngineFactory, Reservation, Store
+from wsctl.records import AuditEntry
 
 Starting = Callable[[str, str, Callable[[], None]], AbstractContextManager[None]]
 """Waits for a free place among the containers that may be starting on a node at once: node, token of the operation,
@@ -87,8 +87,8 @@ class Executor:
         with contextlib.ExitStack() as stack:
             try:
                 for step in work.steps:
-                    self.check()
                     run.queue_for_start(step, stack)
+                    self.check()
                     run.do(step, is_last=step is work.steps[-1])
             except WsctlError as error:
                 run.record_failure(error)
@@ -136,7 +136,6 @@ class _Run:
         self.is_queued = True
         executor = self.executor
         stack.enter_context(executor.starting(step.node, self.trail.operation, executor.check))
-        executor.check()
 
     def do(self, step: Step, *, is_last: bool) -> None:
         """The effect of one step, with its place in the audit table."""

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from wsctl.model import Actor
+from wsctl.records import Actor
 
 ANCESTORS = 12
 """How far up the tree of processes a session is looked for: shells, sudo, tmux, make and the like."""

@@ -15,8 +15,6 @@ from typing import Protocol, Self
 
 from wsctl.model import (
     Activity,
-    AuditEntry,
-    AuditRow,
     Capacity,
     Container,
     EngineFacts,
@@ -27,10 +25,10 @@ from wsctl.model import (
     Placement,
     PlacementState,
     ReadyProbe,
-    RequestRecord,
     Resources,
     Usage,
 )
+from wsctl.records import AuditEntry, AuditRow, RequestRecord
 
 
 class Clock(Protocol):

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 from wsctl.audit import placement_of, placement_values
 from wsctl.errors import Refused, UsageError
-from wsctl.model import AuditKind, AuditRow
 from wsctl.plan import Work
+from wsctl.records import AuditKind, AuditRow
 from wsctl.workflow import Operation, Options, Outcome, Workflow, World
 
 T = TypeVar("T")

@@ -28,10 +28,11 @@ from wsctl.errors import (
 )
 from wsctl.executor import Executor, Starting, at_once
 from wsctl.knowledge import Knowledge, is_unasked
-from wsctl.model import Actor, ClusterView, Node, Placement, PlacementState, WorkspaceSpec
+from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceSpec
 from wsctl.plan import Plan, Reserve, Work
 from wsctl.planner import Decision, plan_undo
 from wsctl.ports import Clock, EngineFactory, Leases, Store
+from wsctl.records import Actor
 from wsctl.scheduler import next_port, with_placement
 from wsctl.transport.fanout import run as fan_out
 

@@ -17,8 +17,9 @@ from places import Place
 
 import wsctl.store
 from wsctl.errors import BackendError
-from wsctl.model import Actor, AuditEntry, AuditKind, Capacity, NodeState, Placement, PlacementState, Resources
+from wsctl.model import Capacity, NodeState, Placement, PlacementState, Resources
 from wsctl.ports import Conflict, Reservation
+from wsctl.records import Actor, AuditEntry, AuditKind
 from wsctl.store import chain
 from wsctl.store.store import SqlStore
 

@@ -12,7 +12,8 @@ import pytest
 from tests.builders import capacity
 from tests.worlds import LEASE_S, Commands, Fault, Killed, Site, Wire, invariants, make_site
 from wsctl.errors import LeaseHeld, UsageError, WsctlError
-from wsctl.model import AuditKind, PlacementState
+from wsctl.model import PlacementState
+from wsctl.records import AuditKind
 from wsctl.requests import Request, RequestMismatch, items_once, make_request, run
 from wsctl.workflow import Operation, Options, Outcome, Workflow
 

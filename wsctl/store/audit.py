@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 
-from wsctl.model import AuditEntry, AuditRow
+from wsctl.records import AuditEntry, AuditRow
 from wsctl.store import chain, rows
 from wsctl.store.base import ClusterRows
 from wsctl.store.database import Row, marks, utc

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from wsctl.model import AuditEntry
+from wsctl.records import AuditEntry
 from wsctl.store import chain
 from wsctl.store.database import Dialect, Duplicate, Raced, Session, clean, marks
 

@@ -7,7 +7,7 @@ request is answered (`workflow`), nor for the form of ids.
 from __future__ import annotations
 
 from wsctl.errors import BackendError
-from wsctl.model import RequestRecord
+from wsctl.records import RequestRecord
 from wsctl.store.base import ATTEMPTS, ClusterRows
 from wsctl.store.database import Duplicate, Session, clean, marks, micros
 

@@ -12,17 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from wsctl.errors import BackendError
-from wsctl.model import (
-    Actor,
-    AuditEntry,
-    AuditKind,
-    AuditRow,
-    NodeMark,
-    NodeState,
-    Placement,
-    PlacementState,
-    Resources,
-)
+from wsctl.model import NodeMark, NodeState, Placement, PlacementState, Resources
+from wsctl.records import Actor, AuditEntry, AuditKind, AuditRow
 from wsctl.store.database import Row, utc
 
 PLACEMENT_COLUMNS = (
