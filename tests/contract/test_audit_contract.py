@@ -102,6 +102,12 @@ def test_odd_and_long_text_is_kept_as_it_can_be(store: SqlStore) -> None:
     assert len(second.entry.actor.os_user) == 200
 
 
+def test_spaces_at_the_end_make_no_other_target(store: SqlStore) -> None:
+    store.append_audit([entry("alice"), entry("alice "), entry("alice  ")])
+    assert [(row.entry.target, row.sequence) for row in store.audit()] == [("alice", 1), ("alice", 2), ("alice", 3)]
+    intact(store)
+
+
 def test_many_rows_and_targets_at_once(store: SqlStore) -> None:
     store.append_audit([entry(f"u{number % 3}", detail=str(number)) for number in range(300)])
     assert [row.sequence for row in store.audit(targets=["u1"])] == list(range(1, 101))
@@ -125,6 +131,7 @@ def test_the_newest_oldest_first(store: SqlStore) -> None:
     assert details(targets={f"u{n}" for n in range(400)}, limit=3) == "234"
     assert details(request_id="r1") == "34"
     assert details(request_id="r1", targets=["u1"]) == "3"
+    assert details(request_id="r\udcff", targets=["u\udcff"]) == ""
     rows = store.audit()
     assert details(since=rows[2].at) == "234"
     assert details(since=rows[4].at + timedelta(seconds=1)) == ""
