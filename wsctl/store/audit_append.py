@@ -16,7 +16,7 @@ from datetime import datetime
 
 from wsctl.records import AuditEntry
 from wsctl.store import chain
-from wsctl.store.database import Dialect, Duplicate, Raced, Session, clean, marks
+from wsctl.store.database import Dialect, Duplicate, Raced, Session, key, marks
 
 _CHUNK = 40  # rows a statement: below the 999 parameters that old SQLite allows
 
@@ -41,7 +41,7 @@ class AuditAppender:
         """Append the entries, those of a target in the given order. Raises `Raced` if somebody was faster."""
         targets: dict[str, list[AuditEntry]] = {}
         for entry in entries:
-            targets.setdefault(clean(entry.target, chain.NAME_LIMIT), []).append(entry)
+            targets.setdefault(key(entry.target, chain.NAME_LIMIT), []).append(entry)
         for target in sorted(targets):
             for chunk in _chunks(targets[target]):
                 self._extend(session, target, chunk)
