@@ -26,6 +26,7 @@ from wsctl.model import (
     PlacementState,
     WorkspaceSpec,
     container_name,
+    quarantine_name,
 )
 from wsctl.plan import (
     AwaitReady,
@@ -34,6 +35,7 @@ from wsctl.plan import (
     MarkNode,
     PullImage,
     PurgeData,
+    QuarantineContainer,
     Release,
     RemoveContainer,
     Reserve,
@@ -94,6 +96,7 @@ class _Run:
             AwaitReady: self._await_ready,
             StopContainer: self._stop,
             RemoveContainer: self._remove,
+            QuarantineContainer: self._quarantine,
             PurgeData: self._purge,
             Settle: self._settle,
             Release: self._release,
@@ -194,6 +197,11 @@ class _Run:
     def _remove(self, step: RemoveContainer) -> None:
         self.executor.engines(step.node).remove(step.container_id or container_name(step.user))
 
+    def _quarantine(self, step: QuarantineContainer) -> None:
+        engine = self.executor.engines(step.node)
+        engine.stop(step.container_id, step.grace_s)
+        engine.rename(step.container_id, quarantine_name(step.user, step.container_id))
+
     def _purge(self, step: PurgeData) -> None:
         self.executor.engines(step.node).purge_data(step.host_root, step.user, step.image)
 
@@ -257,7 +265,7 @@ class _Run:
         )
 
 
-_FENCED = (CreateContainer, StartContainer, StopContainer, RemoveContainer, PurgeData)
+_FENCED = (CreateContainer, StartContainer, StopContainer, RemoveContainer, QuarantineContainer, PurgeData)
 
 _CONFLICTS = {
     Conflict.USER_EXISTS: "somebody else placed the user first",
