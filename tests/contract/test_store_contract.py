@@ -8,64 +8,23 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-from backends import PASSWORD, MariaDb
+from places import Place
 
 from wsctl.errors import SchemaError, WsctlError
 from wsctl.model import Capacity, NetworkSample, NodeState, Placement, PlacementState, Resources, Usage
 from wsctl.ports import Conflict, Reservation
-from wsctl.store import migrations, open_store, schema_status, upgrade
+from wsctl.store import migrations, schema_status, upgrade
 from wsctl.store.store import SqlStore
 
 S = PlacementState
 ROOM = Capacity(workspaces=1000, memory_bytes=10**13, cpus_milli=10**7)
 LAST = migrations.STEPS[-1]
 SMALL = Resources(memory_bytes=1 << 30, cpus_milli=500, pids=100)
-
-
-@dataclass
-class Place:
-    """Where a test's database is."""
-
-    url: str
-    base: Path
-    password: str | None
-
-    def open(self, cluster: str = "studio", *, create: bool = True) -> SqlStore:
-        return open_store(self.url, cluster=cluster, base=self.base, password=self.password, create=create)
-
-    def sql(self, *statements: str) -> list[tuple[object, ...]]:
-        """Run statements behind the store's back."""
-        from wsctl.store import _open
-        from wsctl.store.url import parse_state_url
-
-        database = _open(parse_state_url(self.url, self.base), self.password, None, writable=True)
-        try:
-            found: list[tuple[object, ...]] = []
-            for statement in statements:
-                if statement.startswith("SELECT"):
-                    found = database.read(lambda s, sql=statement: s.query(sql))  # type: ignore[misc]
-                else:
-                    database.apply(statement)
-            return found
-        finally:
-            database.close()
-
-
-@pytest.fixture(params=["sqlite", "mariadb"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    if request.param == "sqlite":
-        yield Place("sqlite:///wsctl.db", tmp_path, None)
-        return
-    server: MariaDb = request.getfixturevalue("mariadb")
-    name = server.new_database()
-    yield Place(server.url(name), tmp_path, PASSWORD)
-    server.admin(f"DROP DATABASE IF EXISTS {name}")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The state database: placements, marks, activity, on SQLite or MySQL. Not responsible for any decision.
+"""The state database: placements, marks, activity, audit, on SQLite or MySQL. Not responsible for any decision.
 
 Responsible for: opening the store that a state URL names, and for what `wsctl db` asks about its schema. A driver is
 imported only when its kind of database is opened.
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from wsctl.ports import Clock
     from wsctl.store.database import Database
     from wsctl.store.leases import LeaseRows
+    from wsctl.store.slots import SlotRows
     from wsctl.store.store import SqlStore
 
-__all__ = ["lease_rows", "open_store", "schema_status", "upgrade"]
+__all__ = ["lease_rows", "open_store", "schema_status", "slot_rows", "upgrade"]
 
 
 def open_store(
@@ -61,6 +62,14 @@ def lease_rows(store: SqlStore) -> LeaseRows:
     # Of its own where that matters: leases needn't wait for the disk, nor a renewal for the store's threads.
     database = store.database.sibling()
     return LeaseRows(database, store.cluster, owned=database is not store.database)
+
+
+def slot_rows(store: SqlStore) -> SlotRows:
+    """Slots as rows of the store's database. Close it before the store."""
+    from wsctl.store.slots import SlotRows
+
+    database = store.database.sibling()  # as for leases, and for the same reasons
+    return SlotRows(database, store.cluster, owned=database is not store.database)
 
 
 def schema_status(

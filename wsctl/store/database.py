@@ -1,6 +1,6 @@
 """What the SQL of this package asks of a database, whichever it is.
 
-Responsible for: the seam between the statements (`placements`, `signals`, `leases`, `migrations`) and the drivers
+Responsible for: the seam between the statements (`placements`, `audit`, `leases`, `migrations`, …) and the drivers
 (`sqlite`, `mysql`): sessions, transactions, and the few places where the two kinds of SQL differ. Not responsible for:
 any statement about a noun of wsctl. Standard library only; no driver is imported here.
 """
@@ -24,6 +24,10 @@ class Duplicate(Exception):
         self.key = key
 
 
+class Raced(Exception):
+    """Undo the transaction and look again: what it was going by has changed."""
+
+
 class AlreadyThere(Exception):
     """A DDL statement found its work done. Means success only where the step is known to have been begun before."""
 
@@ -33,13 +37,16 @@ class Dialect:
     """How a database spells what isn't common SQL. Statements are written with `?`; drivers translate.
 
     `now` is the current time of the database (SQLite: of the injected clock), `later` the time that many microseconds
-    (one `?`) from now. `macros` are the types of the schema files; they are frozen like the files themselves: a new
-    meaning gets a new name. `ddl_commits` says that a CREATE TABLE can't be undone by a rollback.
+    (one `?`, which may be negative) from now. `locked` ends a SELECT whose rows stay as they are until the transaction
+    ends (SQLite: whoever writes is alone anyway). `macros` are the types of the schema files; they are frozen like the
+    files themselves: a new meaning gets a new name. `ddl_commits` says that a CREATE TABLE can't be undone by a
+    rollback.
     """
 
     name: str
     now: str
     later: str
+    locked: str
     macros: dict[str, str]
     encode_time: Callable[[datetime], object]
     decode_time: Callable[[Any], datetime]
@@ -137,6 +144,11 @@ def utc(moment: datetime) -> datetime:
 def marks(count: int) -> str:
     """`count` placeholders for an IN list."""
     return ", ".join("?" * count)
+
+
+def micros(seconds: float) -> int:
+    """`seconds` as the whole microseconds that `Dialect.later` takes."""
+    return int(seconds * 1_000_000)
 
 
 def clean(text: str, limit: int | None = None) -> str:

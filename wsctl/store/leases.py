@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from wsctl.model import LeaseInfo
-from wsctl.store.database import Database, Duplicate, Row, Session, clean, marks
+from wsctl.store.database import Database, Duplicate, Row, Session, clean, marks, micros
 
 _ATTEMPTS = 5
 _COLUMNS = "name, token, holder, command, acquired_at, expires_at"
@@ -51,7 +51,7 @@ class LeaseRows:
         """Let those of `names` that `token` still holds run for another `ttl_s` seconds; which those are."""
         now, later = self._dialect.now, self._dialect.later
         sql = f"UPDATE leases SET expires_at = {later} WHERE {self._mine(names)} AND expires_at > {now}"
-        renewed = self._database.apply(sql, (_micros(ttl_s), self._cluster, token, *names))
+        renewed = self._database.apply(sql, (micros(ttl_s), self._cluster, token, *names))
         return set(names) if renewed == len(names) else self.held(names, token)
 
     def held(self, names: Sequence[str], token: str) -> set[str]:
@@ -87,7 +87,7 @@ class LeaseRows:
         row = f"(?, ?, ?, ?, ?, {self._dialect.now}, {self._dialect.later})"
         sql = f"INSERT INTO leases (cluster, {_COLUMNS}) VALUES {', '.join([row] * len(names))}"
         holder, command = clean(holder, 200), clean(command, 500)
-        return sql, [v for name in names for v in (self._cluster, name, token, holder, command, _micros(ttl_s))]
+        return sql, [v for name in names for v in (self._cluster, name, token, holder, command, micros(ttl_s))]
 
     def _select(self, names: Collection[str] | None) -> list[Row]:
         sql = f"SELECT {_COLUMNS}, {self._dialect.now} FROM leases WHERE cluster = ?"
@@ -109,7 +109,3 @@ class LeaseRows:
         decode = self._dialect.decode_time
         shift = datetime.now(UTC) - decode(now)
         return LeaseInfo(name, holder, command, decode(acquired) + shift, decode(expires) + shift)
-
-
-def _micros(seconds: float) -> int:
-    return int(seconds * 1_000_000)

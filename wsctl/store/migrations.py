@@ -41,6 +41,13 @@ STEPS = (
     Step(5, "samples", "3851d3b645a0e5030ba2a014fd56dd63ac857beb5ebcf88effc27e874e4d7f7e"),
     Step(6, "leases", "cafbd2ee6c9fa924eacd5ec9636c81fa5ccc17b5f5df39d7d8d466a88aad8b5a"),
     Step(7, "homes", "1d7fe961e5dbeee14402eac79b6b0fead6917b392813a8e8579f4237c5e96269"),
+    Step(8, "audit", "7caf77137e7a11f07d1d8e489c03df7b145f04978b623d320e48b907a5110958"),
+    Step(9, "audit_by_time", "0ff0a7469214e7020aacc4c245b2c0bc1791eeae963900f61227bde47a26d645"),
+    Step(10, "audit_by_request", "6182f693365db44b2c61588e1e8a062cbf3186463fb79b1220ff20299c77adda"),
+    Step(11, "audit_heads", "67b2f33eb7308ede942673cd3b1cf9c6858f9a320cfdd3fc7bf633014bcfeeab"),
+    Step(12, "requests", "2765440fe1eeaf9296c4b6c80748adf9b596249ad6997f2f592a11a9bf299e2e"),
+    Step(13, "requests_by_time", "37e3af16c834879bc3475b6a33c26eb569d896cb7e7ed7f576977870b3d9cadf"),
+    Step(14, "slots", "ef65aaef2e62fe8e6b1dc4fe416c392e3b4652030d0cc8ba53204fd9c3bdf874"),
 )
 KNOWN = STEPS[-1].version
 

@@ -43,9 +43,11 @@ DIALECT = Dialect(
     name="mysql",
     now="UTC_TIMESTAMP(6)",
     later="UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND",
+    locked=" FOR UPDATE",
     macros={
         "name": "VARCHAR(255)",
         "text": "TEXT",
+        "longtext": "LONGTEXT",
         "time": "DATETIME(6)",
         "int": "INT",
         "bigint": "BIGINT",

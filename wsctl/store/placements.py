@@ -15,19 +15,18 @@ How it stays right:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from wsctl.errors import BackendError
-from wsctl.model import Capacity, DamagedPlacement, Placement, PlacementState, Resources, Usage
+from wsctl.model import AuditEntry, Capacity, DamagedPlacement, Placement, PlacementState, Resources, Usage
 from wsctl.ports import Conflict, Reservation
 from wsctl.store import rows
-from wsctl.store.database import Database, Duplicate, Session
+from wsctl.store.base import ATTEMPTS, ClusterRows, always_raced
+from wsctl.store.counters import COUNTERS, SET_COUNTERS, Change, Shift, room, taken
+from wsctl.store.database import Duplicate, Raced, Session
 
 T = TypeVar("T")
-
-_ATTEMPTS = 20
 
 
 class _Lost(Exception):
@@ -36,10 +35,6 @@ class _Lost(Exception):
     def __init__(self, conflict: Conflict) -> None:
         super().__init__(conflict.value)
         self.conflict = conflict
-
-
-class _Raced(Exception):
-    """Undo the transaction and look again: the state changed, the generation didn't."""
 
 
 class _NoNodeRow(Exception):
@@ -51,75 +46,8 @@ class _NoNodeRow(Exception):
         self.node = node
 
 
-@dataclass(frozen=True, slots=True)
-class _Shift:
-    """What a write changes in its node's row. `port` is remembered as the newest, `placed` marks the newest node."""
-
-    workspaces: int = 0
-    active: int = 0
-    memory_bytes: int = 0
-    cpus_milli: int = 0
-    routes: int = 0
-    port: int | None = None
-    placed: bool = False
-
-    def __bool__(self) -> bool:
-        return self != _Shift()
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A placement as it was read, and what it is to become."""
-
-    old: Placement
-    state: PlacementState
-    generation: int
-    container_generation: int
-    port: int
-    resources: Resources
-
-    def shift(self) -> _Shift:
-        """What that changes in the node's row."""
-        old = self.old
-        was_active, was_memory, was_cpus = _taken(old.resources, int(old.state.holds_resources))
-        is_active, is_memory, is_cpus = _taken(self.resources, int(self.state.holds_resources))
-        active, memory, cpus = is_active - was_active, is_memory - was_memory, is_cpus - was_cpus
-        was, will, moved = old.state.is_routed, self.state.is_routed, self.port != old.host_port
-        routes = was != will or (was and moved)
-        return _Shift(0, active, memory, cpus, routes=int(routes), port=self.port if moved else None)
-
-
-def _taken(resources: Resources, sign: int) -> tuple[int, int, int]:
-    """(active, memory, cpus) that a placement takes (+1), gives back (-1), or doesn't hold (0)."""
-    return sign, sign * resources.memory_bytes, sign * resources.cpus_milli
-
-
-# Never below zero: a count that is wrong already (somebody edited rows by hand) mustn't make a release impossible.
-_COUNTERS = ("workspaces", "active", "memory_bytes", "cpus_milli")
-_SET_COUNTERS = ", ".join(f"{name} = CASE WHEN {name} + ? < 0 THEN 0 ELSE {name} + ? END" for name in _COUNTERS)
-
-
-def _room(shift: _Shift, capacity: Capacity | None) -> tuple[str, list[int]]:
-    """The condition under which what `shift` takes more of fits into `capacity`, and its parameters."""
-    if capacity is None:
-        return "", []
-    asked = (
-        ("workspaces", shift.workspaces, capacity.workspaces),
-        ("memory_bytes", shift.memory_bytes, capacity.memory_bytes),
-        ("cpus_milli", shift.cpus_milli, capacity.cpus_milli),
-    )
-    taking = [(name, more, limit) for name, more, limit in asked if more > 0]
-    where = "".join(f" AND {name} + ? <= ?" for name, _, _ in taking)
-    return where, [value for _, more, limit in taking for value in (more, limit)]
-
-
-class PlacementRows:
+class PlacementRows(ClusterRows):
     """The part of `ports.Store` about placements; see there for what each method promises."""
-
-    def __init__(self, database: Database, cluster: str) -> None:
-        self._database = database
-        self._dialect = database.dialect
-        self._cluster = cluster
 
     # reading
 
@@ -170,15 +98,17 @@ class PlacementRows:
 
     # writing
 
-    def reserve(self, wanted: Reservation) -> Placement | Conflict:
-        active, memory, cpus = _taken(wanted.resources, +1)
-        shift = _Shift(1, active, memory, cpus, port=wanted.port, placed=True)
+    def reserve(self, wanted: Reservation, *, audit: Sequence[AuditEntry] = ()) -> Placement | Conflict:
+        active, memory, cpus = taken(wanted.resources, +1)
+        shift = Shift(1, active, memory, cpus, port=wanted.port, placed=True)
 
         def work(session: Session) -> Placement:
             if not self._shift(session, wanted.node, shift, wanted.capacity):
                 raise _Lost(Conflict.NODE_FULL)
             self._insert(session, wanted)
-            return self._found(session, wanted.user)
+            made = self._found(session, wanted.user)
+            self._log.append(session, audit)
+            return made
 
         try:
             return self._write(work)
@@ -201,9 +131,10 @@ class PlacementRows:
         new_container: bool = False,
         port: int | None = None,
         resources: Resources | None = None,
+        audit: Sequence[AuditEntry] = (),
     ) -> Placement | Conflict:
-        def change(old: Placement) -> _Change:
-            return _Change(
+        def change(old: Placement) -> Change:
+            return Change(
                 old,
                 state,
                 generation=old.generation + 1,
@@ -213,46 +144,73 @@ class PlacementRows:
             )
 
         try:
-            done = self._change(user, generation, change, capacity)
+            done = self._change(user, generation, change, capacity, audit)
         except _Lost as lost:
             return lost.conflict
         except Duplicate:
             return Conflict.PORT_TAKEN
         return done or Conflict.STALE
 
-    def settle(self, user: str, generation: int, state: PlacementState) -> bool:
-        def change(old: Placement) -> _Change:
-            return _Change(old, state, old.generation, old.container_generation, old.host_port, old.resources)
+    def settle(self, user: str, generation: int, state: PlacementState, *, audit: Sequence[AuditEntry] = ()) -> bool:
+        def change(old: Placement) -> Change:
+            return Change(old, state, old.generation, old.container_generation, old.host_port, old.resources)
 
-        return self._change(user, generation, change, None) is not None
+        return self._change(user, generation, change, None, audit) is not None
 
-    def release(self, user: str, generation: int, *, keep_home: bool | None) -> bool:
+    def release(self, user: str, generation: int, *, keep_home: bool | None, audit: Sequence[AuditEntry] = ()) -> bool:
         sql = "DELETE FROM placements WHERE cluster = ? AND user = ? AND generation = ? AND state = ?"
 
         def work(session: Session) -> bool:
             old = self._find(session, user)
             if old is None:
-                if keep_home is False:
-                    self._forget_home(session, user)
+                if keep_home is False and self._forget_home(session, user):
+                    self._log.append(session, audit)
                 return True
             if old.generation != generation:
                 return False
-            active, memory, cpus = _taken(old.resources, -1) if old.state.holds_resources else (0, 0, 0)
-            self._shift(session, old.node, _Shift(-1, active, memory, cpus, routes=int(old.state.is_routed)))
+            active, memory, cpus = taken(old.resources, -1) if old.state.holds_resources else (0, 0, 0)
+            self._shift(session, old.node, Shift(-1, active, memory, cpus, routes=int(old.state.is_routed)))
             if not session.execute(sql, (self._cluster, user, generation, old.state.value)):
-                raise _Raced
+                raise Raced
             if keep_home is not None:
                 self._forget_home(session, user)
             if keep_home:
                 self._remember_home(session, user, old.node)
+            self._log.append(session, audit)
             return True
+
+        return self._write(work)
+
+    def recount(self, node: str) -> bool:
+        held = "CASE WHEN state <> ? THEN {} ELSE 0 END"  # by all but the stopped: see `PlacementState`
+        sums = ", ".join(f"COALESCE(SUM({held.format(what)}), 0)" for what in ("1", "memory_bytes", "cpus_milli"))
+        count = f"SELECT COUNT(*), {sums} FROM placements WHERE cluster = ? AND node = ?"
+        counters = ", ".join(COUNTERS)
+        said = f"SELECT {counters} FROM node_usage WHERE cluster = ? AND node = ?{self._dialect.locked}"
+        correct = f"UPDATE node_usage SET {' = ?, '.join(COUNTERS)} = ? WHERE cluster = ? AND node = ?"
+        stopped, key = PlacementState.STOPPED.value, (self._cluster, node)
+
+        def work(session: Session) -> bool:
+            # The row's lock first: whoever changes what is counted here takes it before.
+            row = session.query(said, key)
+            right = [int(value) for value in session.query(count, (stopped, stopped, stopped, *key))[0]]
+            if not row and any(right):
+                raise _NoNodeRow(node)
+            if not row or [int(value) for value in row[0]] == right:
+                return False
+            return session.execute(correct, (*right, *key)) > 0
 
         return self._write(work)
 
     # how
 
     def _change(
-        self, user: str, generation: int, change: Callable[[Placement], _Change], capacity: Capacity | None
+        self,
+        user: str,
+        generation: int,
+        change: Callable[[Placement], Change],
+        capacity: Capacity | None,
+        audit: Sequence[AuditEntry],
     ) -> Placement | None:
         """Apply `change` to the placement if it has `generation`; the placement afterwards, None if it moved."""
 
@@ -265,26 +223,25 @@ class PlacementRows:
             if shift and not self._shift(session, old.node, shift, capacity):
                 raise _Lost(Conflict.NODE_FULL)
             if not session.execute(*self._update(new)):
-                raise _Raced
-            return self._found(session, user)
+                raise Raced
+            changed = self._found(session, user)
+            self._log.append(session, audit)
+            return changed
 
         return self._write(work)
 
     def _write(self, work: Callable[[Session], T]) -> T:
-        """`work` in a transaction, again when it raced with another writer or needs a row for its node."""
-        for _ in range(_ATTEMPTS):
+        """The same, and again when it needs a row for its node."""
+        for _ in range(ATTEMPTS):
             try:
-                return self._database.write(work)
-            except _Raced:
-                continue
+                return super()._write(work)
             except _NoNodeRow as missing:
                 self._make_node_row(missing.node)
-        raise BackendError(
-            "the state database changed under each of many attempts; nothing was changed", hint="run the command again"
-        )
+        raise always_raced()
 
-    def _forget_home(self, session: Session, user: str) -> None:
-        session.execute("DELETE FROM homes WHERE cluster = ? AND user = ?", (self._cluster, user))
+    def _forget_home(self, session: Session, user: str) -> bool:
+        """Whether there was one."""
+        return session.execute("DELETE FROM homes WHERE cluster = ? AND user = ?", (self._cluster, user)) > 0
 
     def _remember_home(self, session: Session, user: str, node: str) -> None:
         sql = f"INSERT INTO homes (cluster, user, node, since) VALUES (?, ?, ?, {self._dialect.now})"
@@ -314,7 +271,7 @@ class PlacementRows:
             ),
         )  # fmt: skip
 
-    def _update(self, new: _Change) -> tuple[str, tuple[object, ...]]:
+    def _update(self, new: Change) -> tuple[str, tuple[object, ...]]:
         old = new.old
         return (
             f"UPDATE placements SET state = ?, generation = ?, container_generation = ?, host_port = ?, "
@@ -327,13 +284,13 @@ class PlacementRows:
             ),
         )  # fmt: skip
 
-    def _shift(self, session: Session, node: str, shift: _Shift, capacity: Capacity | None = None) -> bool:
+    def _shift(self, session: Session, node: str, shift: Shift, capacity: Capacity | None = None) -> bool:
         """Change the node's counters; False if `capacity` has no room. Locks the node's row until the end."""
         if not shift:
             return True
-        where, limits = _room(shift, capacity)
+        where, limits = room(shift, capacity)
         sql = (
-            f"UPDATE node_usage SET {_SET_COUNTERS}, route_changes = route_changes + ?, "
+            f"UPDATE node_usage SET {SET_COUNTERS}, route_changes = route_changes + ?, "
             f"last_port = COALESCE(?, last_port), "
             f"placed_at = CASE WHEN ? = 1 THEN {self._dialect.now} ELSE placed_at END "
             f"WHERE cluster = ? AND node = ?{where}"

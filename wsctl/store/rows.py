@@ -6,13 +6,26 @@ Not responsible for: statements or transactions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 from wsctl.errors import BackendError
-from wsctl.model import DamagedPlacement, NodeMark, NodeState, Placement, PlacementState, Resources, is_user_id
-from wsctl.store.database import Row
+from wsctl.model import (
+    Actor,
+    AuditEntry,
+    AuditKind,
+    AuditRow,
+    DamagedPlacement,
+    NodeMark,
+    NodeState,
+    Placement,
+    PlacementState,
+    Resources,
+    is_user_id,
+)
+from wsctl.store.database import Row, utc
 
 PLACEMENT_COLUMNS = (
     "user, node, address, host_port, state, generation, container_generation, memory_bytes, cpus_milli, pids, "
@@ -79,6 +92,35 @@ def node_mark(row: Row, when: DecodeTime) -> NodeMark:
     if known is None:
         raise _damaged("node_marks", node, f"unknown state {state!r}")
     return NodeMark(known, reason, when(changed_at), changed_by)
+
+
+def audit_row(row: Row, when: DecodeTime) -> AuditRow:
+    """A row of `chain.COLUMNS`. Raises BackendError if it can't be right."""
+    target, sequence, at, kind, verb, action, os_user, sudo_user, ssh_origin, process, operation, request_id, *rest = (
+        row
+    )
+    plan, before, after, detail, digest = rest
+    try:
+        actor = Actor(os_user, sudo_user, ssh_origin, process)
+        entry = AuditEntry(
+            AuditKind(kind), verb, target, actor, operation, action, plan, _state(before), _state(after), detail,
+            request_id,
+        )  # fmt: skip
+        return AuditRow(entry, sequence, utc(when(at)), digest)
+    except (TypeError, ValueError) as error:
+        raise BackendError(
+            f"the state database has a damaged row: {target!r} number {sequence} in table audit: {error}",
+            hint="see what else was changed: wsctl audit --verify",
+        ) from error
+
+
+def _state(text: str | None) -> Mapping[str, object] | None:
+    if text is None:
+        return None
+    state = json.loads(text)
+    if not isinstance(state, dict):
+        raise TypeError(f"a state that is {text[:100]!r}")
+    return state
 
 
 def _damaged(table: str, key: object, why: str) -> BackendError:

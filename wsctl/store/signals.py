@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from wsctl.model import Activity, NetworkSample, NodeMark, NodeState
+from wsctl.model import Activity, AuditEntry, NetworkSample, NodeMark, NodeState
 from wsctl.store import rows
-from wsctl.store.database import Database, clean, marks, utc
+from wsctl.store.base import ClusterRows
+from wsctl.store.database import Session, clean, marks, utc
 
 T = TypeVar("T")
 
@@ -23,23 +24,27 @@ def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[start : start + _CHUNK]
 
 
-class SignalRows:
+class SignalRows(ClusterRows):
     """The part of `ports.Store` about marks, activity and samples; see there for what each method promises."""
-
-    def __init__(self, database: Database, cluster: str) -> None:
-        self._database = database
-        self._dialect = database.dialect
-        self._cluster = cluster
 
     def marks(self) -> Mapping[str, NodeMark]:
         sql = "SELECT node, state, reason, changed_at, changed_by FROM node_marks WHERE cluster = ?"
         found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
         return {row[0]: rows.node_mark(row, self._dialect.decode_time) for row in found}
 
-    def set_mark(self, node: str, state: NodeState, reason: str, by: str) -> None:
+    def set_mark(self, node: str, state: NodeState, reason: str, by: str, *, audit: Sequence[AuditEntry] = ()) -> None:
         columns = ["state", "reason", "changed_by"]
         sql = self._dialect.upsert("node_marks", ["cluster", "node"], columns, stamp="changed_at")
-        self._database.apply(sql, (self._cluster, node, state.value, clean(reason, 2000), clean(by, 200)))
+        params = (self._cluster, node, state.value, clean(reason, 2000), clean(by, 200))
+        if not audit:
+            self._database.apply(sql, params)
+            return
+
+        def work(session: Session) -> None:
+            session.execute(sql, params)
+            self._log.append(session, audit)
+
+        self._write(work)
 
     def touch(self, users: Collection[str], at: datetime, source: str) -> None:
         when, why = self._dialect.encode_time(utc(at)), clean(source, 200)

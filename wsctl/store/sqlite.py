@@ -36,9 +36,11 @@ DIALECT = Dialect(
     name="sqlite",
     now="utc_now()",
     later="utc_later(?)",
+    locked="",
     macros={
         "name": "TEXT",
         "text": "TEXT",
+        "longtext": "TEXT",
         "time": "TEXT",
         "int": "INTEGER",
         "bigint": "INTEGER",

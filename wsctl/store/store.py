@@ -1,17 +1,19 @@
-"""The store: placements and signals of one cluster on one database.
+"""The store: everything about one cluster in one database.
 
-Responsible for: being the one object that implements `ports.Store`. Not responsible for: its two halves, which are
-`placements` and `signals`, nor for opening a database (`wsctl.store.open_store`).
+Responsible for: being the one object that implements `ports.Store`. Not responsible for: its parts, which are
+`placements`, `signals`, `audit` and `requests`, nor for opening a database (`wsctl.store.open_store`).
 """
 
 from __future__ import annotations
 
+from wsctl.store.audit import AuditRows
 from wsctl.store.database import Database
 from wsctl.store.placements import PlacementRows
+from wsctl.store.requests import RequestRows
 from wsctl.store.signals import SignalRows
 
 
-class SqlStore(PlacementRows, SignalRows):
+class SqlStore(PlacementRows, SignalRows, AuditRows, RequestRows):
     """`ports.Store` on SQLite or MySQL."""
 
     def __init__(self, database: Database, cluster: str, version: int) -> None:
@@ -20,7 +22,7 @@ class SqlStore(PlacementRows, SignalRows):
 
     @property
     def database(self) -> Database:
-        """For `wsctl.store.lease_rows`, and for tests."""
+        """For `wsctl.store.lease_rows` and `slot_rows`, and for tests."""
         return self._database
 
     @property

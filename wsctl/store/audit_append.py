@@ -1,0 +1,98 @@
+"""Appending to the audit table inside of somebody else's transaction.
+
+Responsible for: giving new rows their numbers, times and digests, whoever else appends at the same moment. Not
+responsible for: the transaction (a write of the store, whose last statements these are), nor for reading (`audit`).
+
+Costs three statements a target, however many rows: read and lock the head, insert, write the head. Nothing is locked
+but the heads of the targets, in their order, and always last; so writers of different targets never wait for each
+other here, and those of one target queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from wsctl.model import AuditEntry
+from wsctl.store import chain
+from wsctl.store.database import Dialect, Duplicate, Raced, Session, clean, marks
+
+_CHUNK = 40  # rows a statement: below the 999 parameters that old SQLite allows
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """Where a chain ends, and what time the next row gets: the database's, but never before the last row's."""
+
+    sequence: int
+    digest: str
+    at: datetime
+
+
+class AuditAppender:
+    """Appends rows to the chains of one cluster."""
+
+    def __init__(self, dialect: Dialect, cluster: str) -> None:
+        self._dialect = dialect
+        self._cluster = cluster
+
+    def append(self, session: Session, entries: Sequence[AuditEntry]) -> None:
+        """Append the entries, those of a target in the given order. Raises `Raced` if somebody was faster."""
+        targets: dict[str, list[AuditEntry]] = {}
+        for entry in entries:
+            targets.setdefault(clean(entry.target, chain.NAME_LIMIT), []).append(entry)
+        for target in sorted(targets):
+            for chunk in _chunks(targets[target]):
+                self._extend(session, target, chunk)
+
+    def _extend(self, session: Session, target: str, entries: Sequence[AuditEntry]) -> None:
+        head = self._head(session, target)
+        try:
+            head = self._insert(session, target, entries, head)
+        except Duplicate:
+            now = self._head(session, target)
+            if (now.sequence, now.digest) != (head.sequence, head.digest):
+                raise Raced from None  # two began the chain at once, and the other one did
+            head = self._insert_behind_damage(session, target, entries, now)
+        sql = self._dialect.upsert("audit_heads", ["cluster", "target"], ["sequence", "digest", "at"])
+        encode = self._dialect.encode_time
+        session.execute(sql, (self._cluster, target, head.sequence, head.digest, encode(head.at)))
+
+    def _head(self, session: Session, target: str) -> _Head:
+        # The aggregates are for the time: they give a row where there is no head too.
+        sql = (
+            f"SELECT MAX(sequence), MAX(digest), MAX(at), {self._dialect.now} FROM audit_heads "
+            f"WHERE cluster = ? AND target = ?{self._dialect.locked}"
+        )
+        ((sequence, digest, last, now),) = session.query(sql, (self._cluster, target))
+        decode = self._dialect.decode_time
+        at = decode(now) if last is None else max(decode(last), decode(now))
+        return _Head(sequence or 0, chain.GENESIS if digest is None else digest, at)
+
+    def _insert(self, session: Session, target: str, entries: Sequence[AuditEntry], head: _Head) -> _Head:
+        """Insert rows behind `head`; the head afterwards."""
+        sequence, digest, params = head.sequence, head.digest, []
+        for entry in entries:
+            sequence, fields = sequence + 1, chain.stored(entry)
+            digest = chain.row_digest(self._cluster, target, sequence, head.at, fields, digest)
+            params += [self._cluster, target, sequence, self._dialect.encode_time(head.at), *fields, digest]
+        row = f"({marks(len(params) // len(entries))})"
+        sql = f"INSERT INTO audit (cluster, {chain.COLUMNS}) VALUES {', '.join([row] * len(entries))}"
+        session.execute(sql, params)
+        return _Head(sequence, digest, head.at)
+
+    def _insert_behind_damage(self, session: Session, target: str, entries: Sequence[AuditEntry], head: _Head) -> _Head:
+        """Rows exist that the head doesn't know: somebody meddled with it. The work goes on, and the new row follows
+        none, so that the meddling stays visible for good."""
+        sql = "SELECT MAX(sequence) FROM audit WHERE cluster = ? AND target = ?"
+        last = session.query(sql, (self._cluster, target))[0][0]
+        try:
+            return self._insert(session, target, entries, _Head(int(last or 0), chain.GENESIS, head.at))
+        except Duplicate:
+            raise Raced from None
+
+
+def _chunks(entries: Sequence[AuditEntry]) -> Iterator[Sequence[AuditEntry]]:
+    for start in range(0, len(entries), _CHUNK):
+        yield entries[start : start + _CHUNK]
