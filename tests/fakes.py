@@ -135,15 +135,29 @@ class FakeEngine:
 
     def effects(self) -> list[tuple[str, str]]:
         """The calls that change something."""
-        changing = {"pull", "create", "start", "stop", "remove", "purge_data"}
+        changing = {"pull", "create", "start", "stop", "rename", "remove", "purge_data"}
         return [call for call in self.calls if call[0] in changing]
 
-    def add(self, name: str, *, state: str = "running", host_port: int | None = None, **labels: str) -> FakeContainer:
+    def add(
+        self,
+        name: str,
+        *,
+        state: str = "running",
+        host_port: int | None = None,
+        folder: str = "/",
+        mount: str = "/",
+        address: str | None = None,
+        **labels: str,
+    ) -> FakeContainer:
         """Put a foreign or half-made container there without going through the port. Labels: user, cluster, …"""
         keys = {"cluster": LABEL_CLUSTER, "user": LABEL_USER, "generation": LABEL_GENERATION, "spec": LABEL_SPEC}
         one = FakeContainer(
             id=next(self._ids),
-            spec=_foreign(name, self.address, host_port, {keys[key]: value for key, value in labels.items()}),
+            spec=replace(
+                _foreign(name, address or self.address, host_port, {keys[k]: v for k, v in labels.items()}),
+                source=folder,
+                mount=mount,
+            ),
             state=state,
         )
         self._held[name] = one
@@ -214,6 +228,20 @@ class FakeEngine:
                 one.state = "exited"
 
         self._do("stop", name_or_id, stop)
+
+    def rename(self, name_or_id: str, name: str) -> None:
+        def rename() -> None:
+            one = self._existing(name_or_id)
+            if one.spec.name == name:
+                return
+            if name in self._held:
+                said = f'Conflict. The container name "/{name}" is already in use by container'
+                raise NameTaken(self.name, said, details={"status": 409})
+            del self._held[one.spec.name]
+            one.spec = replace(one.spec, name=name)
+            self._held[name] = one
+
+        self._do("rename", name_or_id, rename)
 
     def remove(self, name_or_id: str) -> None:
         def remove() -> None:
@@ -326,6 +354,7 @@ def _inspected(one: FakeContainer) -> Container:
         address=one.spec.address if one.spec.host_port else None,
         host_port=one.spec.host_port or None,
         image=one.spec.image,
+        binds={one.spec.mount: one.spec.source},
     )
 
 

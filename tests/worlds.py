@@ -27,6 +27,7 @@ from wsctl.model import (
     LABEL_CLUSTER,
     LABEL_GENERATION,
     LABEL_USER,
+    QUARANTINE_PREFIX,
     ClusterView,
     Node,
     NodeState,
@@ -99,7 +100,13 @@ class Site:
             (name, one)
             for name, engine in self.fleet.engines.items()
             for one in list(engine._held.values())
-            if one.spec.labels.get(LABEL_CLUSTER) == CLUSTER
+            if one.spec.labels.get(LABEL_CLUSTER) == CLUSTER and not is_kept(one)
+        ]
+
+    def kept(self) -> list[tuple[str, FakeContainer]]:
+        """(node, container) of those that were put aside and are still stopped."""
+        return [
+            (name, one) for name, engine in self.fleet.engines.items() for one in engine._held.values() if is_kept(one)
         ]
 
     def of(self, user: str) -> list[tuple[str, FakeContainer]]:
@@ -119,6 +126,11 @@ class Site:
         """Count calls from here on."""
         for engine in self.fleet.engines.values():
             engine.calls.clear()
+
+
+def is_kept(one: FakeContainer) -> bool:
+    """Whether a container was put aside, and stays so."""
+    return one.spec.name.startswith(QUARANTINE_PREFIX) and one.state != "running"
 
 
 def make_site(*names: str, state: Path | None = None, spec: WorkspaceSpec = SPEC, **of_nodes: Any) -> Site:
@@ -208,10 +220,10 @@ WRITES = (
     "begin_request", "finish_request",
 )  # fmt: skip
 CALLS = (
-    "facts", "containers", "container", "has_image", "pull", "create", "start", "stop", "remove", "await_ready",
-    "tx_bytes", "purge_data",
+    "facts", "containers", "container", "has_image", "pull", "create", "start", "stop", "rename", "remove",
+    "await_ready", "tx_bytes", "purge_data",
 )  # fmt: skip
-EFFECTS = {"pull", "create", "start", "stop", "remove", "purge_data", *WRITES}
+EFFECTS = {"pull", "create", "start", "stop", "rename", "remove", "purge_data", *WRITES}
 
 
 class Fault(StrEnum):

@@ -32,6 +32,7 @@ from wsctl.model import (
     PlacementState,
     WorkspaceSpec,
     container_name,
+    quarantine_name,
 )
 from wsctl.plan import (
     AwaitReady,
@@ -40,6 +41,7 @@ from wsctl.plan import (
     MarkNode,
     PullImage,
     PurgeData,
+    QuarantineContainer,
     Release,
     RemoveContainer,
     Reserve,
@@ -123,6 +125,7 @@ class _Run:
             AwaitReady: self._await_ready,
             StopContainer: self._stop,
             RemoveContainer: self._remove,
+            QuarantineContainer: self._quarantine,
             PurgeData: self._purge,
             Settle: self._settle,
             Release: self._release,
@@ -251,6 +254,11 @@ class _Run:
     def _remove(self, step: RemoveContainer) -> None:
         self.executor.engines(step.node).remove(step.container_id or container_name(step.user))
 
+    def _quarantine(self, step: QuarantineContainer) -> None:
+        engine = self.executor.engines(step.node)
+        engine.stop(step.container_id, step.grace_s)
+        engine.rename(step.container_id, quarantine_name(step.user, step.container_id))
+
     def _purge(self, step: PurgeData) -> None:
         self.executor.engines(step.node).purge_data(step.host_root, step.user, step.image)
 
@@ -316,7 +324,7 @@ class _Run:
 
 
 _WRITES = (Reserve, Claim, Settle, Release, MarkNode)
-_FENCED = (CreateContainer, StartContainer, StopContainer, RemoveContainer, PurgeData)
+_FENCED = (CreateContainer, StartContainer, StopContainer, RemoveContainer, QuarantineContainer, PurgeData)
 
 _CONFLICTS = {
     Conflict.USER_EXISTS: "somebody else placed the user first",

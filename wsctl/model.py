@@ -21,6 +21,7 @@ USER_ID = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?", re.ASCII)
 """A user id. Lower case only: nginx maps ignore case, Docker names and paths don't. Use `fullmatch`."""
 
 CONTAINER_PREFIX = "ws-u-"
+QUARANTINE_PREFIX = "ws-q-"
 LABEL_CLUSTER = "io.wsctl.cluster"
 LABEL_USER = "io.wsctl.user"
 LABEL_GENERATION = "io.wsctl.generation"
@@ -35,6 +36,11 @@ def is_user_id(text: str) -> bool:
 def container_name(user: str) -> str:
     """The name of the user's container on their node."""
     return f"{CONTAINER_PREFIX}{user}"
+
+
+def quarantine_name(user: str, container_id: str) -> str:
+    """The name under which a stale copy is kept, stopped, until somebody has looked at it."""
+    return f"{QUARANTINE_PREFIX}{user}-{container_id[:8]}"
 
 
 def is_ip_literal(address: str) -> bool:
@@ -261,8 +267,22 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class DamagedPlacement:
+    """A row of the placements that nothing in wsctl can have written: `problem` says why. Its user must not be acted
+    upon. `node` and `host_port` are None where the row doesn't say them; what it does say isn't given to others."""
+
+    user: str
+    problem: str
+    node: str | None = None
+    host_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
-    """A container as an engine reported it; label values are untrusted text that has been parsed or set to None."""
+    """A container as an engine reported it; label values are untrusted text that has been parsed or set to None.
+
+    `binds` maps each folder inside of it that is a folder of the node to that folder.
+    """
 
     id: str
     name: str
@@ -274,6 +294,7 @@ class Container:
     address: str | None = None
     host_port: int | None = None
     image: str = ""
+    binds: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_running(self) -> bool:
@@ -338,7 +359,7 @@ class NodeView:
 @dataclass(frozen=True, slots=True)
 class ClusterView:
     """Everything a decision may use. `last_node` is where the newest placement went (for round-robin); `homes` maps
-    users without a placement to the node that still has their files.
+    users without a placement to the node that still has their files; `damaged` are users whose row can't be read.
     """
 
     cluster: str
@@ -346,6 +367,7 @@ class ClusterView:
     placements: Mapping[str, Placement]
     last_node: str | None = None
     homes: Mapping[str, str] = field(default_factory=dict)
+    damaged: Mapping[str, DamagedPlacement] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

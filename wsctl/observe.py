@@ -26,11 +26,15 @@ class Observation:
 
 def snapshot(cluster: str, nodes: Mapping[str, Node], store: Store) -> ClusterView:
     """What the state database knows; no node has been asked yet (`reachable` is None)."""
-    placements = {placement.user: placement for placement in store.placements()}
+    readable, damaged = store.placements_and_damage()
+    placements = {placement.user: placement for placement in readable}
     usage, marks, last_ports = store.usage(), store.marks(), store.last_ports()
     taken: dict[str, set[int]] = {}
     for placement in placements.values():
         taken.setdefault(placement.node, set()).add(placement.host_port)
+    for row in damaged:
+        if row.node is not None and row.host_port is not None:
+            taken.setdefault(row.node, set()).add(row.host_port)
     views = {
         name: NodeView(
             node=node,
@@ -42,7 +46,7 @@ def snapshot(cluster: str, nodes: Mapping[str, Node], store: Store) -> ClusterVi
         )
         for name, node in sorted(nodes.items())
     }
-    return ClusterView(cluster, views, placements, store.last_node(), store.homes())
+    return ClusterView(cluster, views, placements, store.last_node(), store.homes(), {row.user: row for row in damaged})
 
 
 def ask_node(engine: Engine, images: Collection[str]) -> Observation:

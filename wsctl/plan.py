@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
-from wsctl.model import Capacity, NodeState, PlacementState, ReadyProbe, Resources, container_name
+from wsctl.model import Capacity, NodeState, PlacementState, ReadyProbe, Resources, container_name, quarantine_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,20 @@ class RemoveContainer(Step):
     sign: ClassVar[str] = "-"
     verb: ClassVar[str] = "remove"
     container_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineContainer(Step):
+    """Stop the very container that was observed and put its name aside; it and all that is in it stay."""
+
+    sign: ClassVar[str] = "-"
+    verb: ClassVar[str] = "keep"
+    container_id: str
+    name: str
+    grace_s: float = 10.0
+
+    def text(self) -> str:
+        return f"{self.name} on {self.node}, stopped, as {quarantine_name(self.user, self.container_id)}"
 
 
 @dataclass(frozen=True, slots=True)

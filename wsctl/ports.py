@@ -17,6 +17,7 @@ from wsctl.model import (
     Activity,
     Capacity,
     Container,
+    DamagedPlacement,
     EngineFacts,
     LeaseInfo,
     NetworkSample,
@@ -148,7 +149,10 @@ class Store(Protocol):
     """
 
     def placements(self) -> list[Placement]:
-        """All placements, sorted by user."""
+        """All placements, sorted by user. Raises `BackendError` naming the first row that is damaged."""
+
+    def placements_and_damage(self) -> tuple[list[Placement], list[DamagedPlacement]]:
+        """The placements that can be read, and the rows that can't; both sorted by user."""
 
     def placement(self, user: str) -> Placement | None:
         """One placement."""

@@ -115,12 +115,38 @@ def test_a_folder_that_is_not_there_is_10(desk: Desk) -> None:
     assert desk("ls").code in (0, 10)
 
 
-def test_a_row_that_nothing_in_wsctl_can_have_written_is_10(alice: Desk) -> None:
-    alice.sql("UPDATE placements SET state = 'asleep\x1b[31m'")
-    result = alice("ls")
-    assert (result.code, result.out) == (10, "")
+def test_a_row_that_nothing_in_wsctl_can_have_written_concerns_its_user_only(alice: Desk) -> None:
+    alice.ok("place", "bob")
+    alice.sql("UPDATE placements SET state = 'asleep\x1b[31m' WHERE user = 'alice'")
+    result = alice("ls", "-o", "plain")
+    assert (result.code, [line[0] for line in result.lines]) == (0, ["USER", "bob"])
     assert "'alice' in table placements" in result.err
     assert "\x1b" not in result.err
+    alice.ok("stop", "bob")
+    alice.forget()
+    for argv in (
+        ["place", "alice"],
+        ["start", "alice"],
+        ["stop", "alice"],
+        ["restart", "alice"],
+        ["rm", "alice", "--yes"],
+        ["show", "alice"],
+    ):
+        result = alice(*argv)
+        assert (result.code, result.out) == (10, ""), argv
+        assert "'alice' in table placements: unknown state" in result.err
+    assert alice.effects() == {}
+
+
+def test_what_a_damaged_row_has_is_not_given_to_others(alice: Desk) -> None:
+    alice.inventory(
+        INVENTORY.replace("ports: 20000-20099", "ports: 20000-20001").replace("n2:", "x-n2:").replace("n3:", "x-n3:")
+    )
+    alice.sql("UPDATE placements SET state = 'asleep', node = 'n1', host_port = 20000")
+    alice.sql("UPDATE node_usage SET node = 'n1'")
+    assert alice.ok("place", "bob", "-o", "json").json["host_port"] == 20001
+    refused = alice("place", "carol", "-o", "json")
+    assert (refused.code, refused.error["code"]) == (7, "unschedulable")
 
 
 @pytest.mark.parametrize("argv", EVERYBODY, ids=words)

@@ -100,7 +100,7 @@ def test_nobody_fits_gives_every_reason() -> None:
 
 def test_an_orphan_with_the_users_name_is_replaced_but_a_foreign_one_is_left_alone() -> None:
     ours = place(one(view("n1", containers=[container("alice")])))
-    assert "- remove   ws-u-alice on n1   (left over, in no placement)" in text(ours)
+    assert "- keep     ws-u-alice on n1, stopped, as ws-q-alice-id-alice   (left over, in no placement)" in text(ours)
     foreign = place(one(view("n1", containers=[container("alice", cluster="other")])))
     assert foreign.error is not None
     assert "remove" not in str(foreign.work)
@@ -195,7 +195,7 @@ def test_a_crash_after_reserve_goes_on_with_create() -> None:
 def test_a_stale_copy_is_replaced() -> None:
     node = view("n1", containers=[container("alice", generation=1)])
     decision = place(one(node, placement(generation=7, container_generation=6)))
-    assert "- remove   ws-u-alice on n1   (stale copy)\n+ create" in text(decision)
+    assert "- keep     ws-u-alice on n1, stopped, as ws-q-alice-id-alice   (stale copy)\n+ create" in text(decision)
 
 
 def test_a_taken_port_moves_the_placement() -> None:

@@ -26,6 +26,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "rm": Entry("life:rm", "Remove workspaces; the files stay unless --purge-data."),
     "touch": Entry("activity:touch", "Record that users are active now."),
     "reap-idle": Entry("activity:reap_idle", "Stop workspaces that nobody uses (the cron job)."),
+    "reconcile": Entry("reconcile:reconcile", "Find what differs from the state, and repair what is safe."),
     "render-gateway": Entry("gateway:render_gateway", "Write the Nginx route map, or the snippet that goes with it."),
     "audit": Entry("audit:audit", "Show what was done and by whom, export it, or check that it is whole."),
     "node": {

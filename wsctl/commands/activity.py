@@ -36,7 +36,7 @@ def touch(
         raise UsageError("name users, or a list of them with --from, not both", hint="wsctl touch --help")
     targets = check_users(users) if users else read_users(source or "-")
     store = app.store_for_reading if dry_run else app.store
-    placed = {placement.user for placement in store.placements()}
+    placed = {placement.user for placement in store.placements_and_damage()[0]}
     known = [user for user in targets if user in placed]
     unknown = [user for user in targets if user not in placed]
     from wsctl.output import Column

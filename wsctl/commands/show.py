@@ -30,9 +30,10 @@ def ls(
     from wsctl.commands.present import PLACEMENT_COLUMNS, activity_column, placement_dict
 
     inventory, store = app.inventory, app.store_for_reading
-    placements = [
-        p for p in store.placements() if (node is None or p.node == node) and (state is None or p.state is state)
-    ]
+    readable, damaged = store.placements_and_damage()
+    for row in damaged:
+        app.out.warn(f"{row.user} is left out: {row.problem}")
+    placements = [p for p in readable if (node is None or p.node == node) and (state is None or p.state is state)]
     if node is not None and not placements:
         inventory.node(node)
     activity = store.activity()

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from wsctl.errors import NameTaken, NodeUnreachable, NotFound, Refused, Unschedulable, WsctlError
+from wsctl.errors import BackendError, NameTaken, NodeUnreachable, NotFound, Refused, Unschedulable, WsctlError
 from wsctl.model import ClusterView, Container, NodeState, NodeView, Placement
-from wsctl.plan import Work
+from wsctl.plan import QuarantineContainer, Work
 from wsctl.scheduler import next_port
 
 
@@ -46,6 +46,8 @@ class Located:
 
 def locate(user: str, view: ClusterView) -> Located | WsctlError:
     """The user's placement with what was observed of it, or why it can't be acted upon now."""
+    if user in view.damaged:
+        return damaged_row(user, view)
     placement = view.placements.get(user)
     if placement is None:
         return NotFound(f"user {user} has no placement", hint=f"wsctl place {user}", details={"user": user})
@@ -71,6 +73,11 @@ def locate(user: str, view: ClusterView) -> Located | WsctlError:
             details={"user": user},
         )
     return _identify(user, placement, node, view.cluster)
+
+
+def damaged_row(user: str, view: ClusterView) -> BackendError:
+    """The error for a user whose row of the state database can't be read: nothing is known, so nothing is done."""
+    return BackendError(view.damaged[user].problem, hint="correct that row by hand, or restore a backup")
 
 
 def _identify(user: str, placement: Placement, node: NodeView, cluster: str) -> Located | WsctlError:
@@ -106,3 +113,8 @@ def port_if_taken(located: Located) -> int | WsctlError | None:
             hint=f"widen `ports` of node {placement.node} in the inventory",
         )
     return port
+
+
+def set_aside(user: str, node: str, cause: str, container: Container) -> QuarantineContainer:
+    """The step that stops a copy and renames it: what is in its own layer may be somebody's work."""
+    return QuarantineContainer(user, node, cause, container.id, container.name)

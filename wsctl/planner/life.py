@@ -22,7 +22,7 @@ from wsctl.plan import (
     StopContainer,
     Work,
 )
-from wsctl.planner.decision import Decision, Located, locate, port_if_taken
+from wsctl.planner.decision import Decision, Located, locate, port_if_taken, set_aside
 
 
 def plan_stop(user: str, view: ClusterView, *, cause: str = "asked", grace_s: float = 10.0) -> Decision:
@@ -55,10 +55,12 @@ def plan_restart(user: str, spec: WorkspaceSpec, view: ClusterView, *, recreate:
     if moved is not None:
         cause = f"port {placement.host_port} is taken on {node}"
     steps: list[Step] = [_claim(placement, PlacementState.STARTING, cause, located, spec if anew else None, moved)]
-    if located.container is not None and located.container.is_running:
+    if located.is_running:
         steps.append(StopContainer(user, node, ""))
     if anew:
-        if located.container is not None:
+        if located.fit == "stale" and located.container is not None:
+            steps.append(set_aside(user, node, "stale copy", located.container))
+        elif located.container is not None:
             steps.append(RemoveContainer(user, node, "", located.container.id))
         steps.append(CreateContainer(user, node, ""))
     steps.append(StartContainer(user, node, ""))
@@ -73,7 +75,7 @@ def plan_remove(user: str, spec: WorkspaceSpec, view: ClusterView, *, purge: boo
 
     A user who was removed before but whose files remain can still be purged.
     """
-    if user not in view.placements and purge and user in view.homes:
+    if user not in view.placements and user not in view.damaged and purge and user in view.homes:
         return _purge_home(user, view.homes[user], spec, view)
     located = locate(user, view)
     if isinstance(located, NotFound):

@@ -24,7 +24,7 @@ from wsctl.plan import (
     Step,
     Work,
 )
-from wsctl.planner.decision import Decision, Located, locate, port_if_taken
+from wsctl.planner.decision import Decision, Located, damaged_row, locate, port_if_taken, set_aside
 from wsctl.scheduler import Placed, Request, choose, explain, fits
 
 
@@ -37,6 +37,8 @@ def plan_place(
     """
     if user in view.placements:
         return _resume(user, spec, view, strategy)
+    if user in view.damaged:
+        return Decision(user, error=damaged_row(user, view))
     home = None if fresh else view.homes.get(user)
     candidates_view = view if home is None else _only_home(user, home, view)
     found = choose(_request(user, spec), candidates_view, strategy)
@@ -68,9 +70,9 @@ def plan_place(
         )
     ]
     if leftover is not None:
-        steps.append(RemoveContainer(user, found.node, "left over, in no placement", leftover.id))
-    steps += _create(user, spec, found.node, node.image_present.get(spec.image), "new")
-    steps += _bring_up(user, spec, found.node)
+        steps.append(set_aside(user, found.node, "left over, in no placement", leftover))
+    steps += create(user, spec, found.node, node.image_present.get(spec.image), "new")
+    steps += bring_up(user, spec, found.node)
     return Decision(user, Work(user, "created", tuple(steps)), explain=reasons)
 
 
@@ -166,12 +168,15 @@ def _steps_to_running(user: str, spec: WorkspaceSpec, located: Located, moved: i
     ]
     if reuse:
         ready_only = located.is_running
-        return steps + _bring_up(user, spec, node, start=not ready_only)
+        return steps + bring_up(user, spec, node, start=not ready_only)
     if located.container is not None:
-        cause = "stale copy" if located.fit == "stale" else "its port is taken"
-        steps.append(RemoveContainer(user, node, cause, located.container.id))
-    steps += _create(user, spec, node, located.view.image_present.get(spec.image), "")
-    return steps + _bring_up(user, spec, node)
+        steps.append(
+            set_aside(user, node, "stale copy", located.container)
+            if located.fit == "stale"
+            else RemoveContainer(user, node, "its port is taken", located.container.id)
+        )
+    steps += create(user, spec, node, located.view.image_present.get(spec.image), "")
+    return steps + bring_up(user, spec, node)
 
 
 def _why(placement: Placement, located: Located, moved: int | None) -> str:
@@ -184,14 +189,16 @@ def _why(placement: Placement, located: Located, moved: int | None) -> str:
     return f"was {placement.state}"
 
 
-def _create(user: str, spec: WorkspaceSpec, node: str, image_present: bool | None, cause: str) -> list[Step]:
+def create(user: str, spec: WorkspaceSpec, node: str, image_present: bool | None, cause: str) -> list[Step]:
+    """Make the container, after bringing its image to the node if it isn't there."""
     create = CreateContainer(user, node, cause)
     if image_present is False and spec.pull is not PullPolicy.NEVER:
         return [PullImage(user, node, "not on the node", spec.image), create]
     return [create]
 
 
-def _bring_up(user: str, spec: WorkspaceSpec, node: str, *, start: bool = True) -> list[Step]:
+def bring_up(user: str, spec: WorkspaceSpec, node: str, *, start: bool = True) -> list[Step]:
+    """Start the container, wait until it answers, and record that it runs."""
     steps: list[Step] = [StartContainer(user, node, "")] if start else []
     if spec.ready is not None:
         steps.append(AwaitReady(user, node, "", spec.ready))

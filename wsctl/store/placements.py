@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from wsctl.errors import BackendError
-from wsctl.model import Capacity, Placement, PlacementState, Resources, Usage
+from wsctl.model import Capacity, DamagedPlacement, Placement, PlacementState, Resources, Usage
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import AuditEntry
 from wsctl.store import rows
@@ -56,6 +56,16 @@ class PlacementRows(ClusterRows):
         sql = f"SELECT {rows.PLACEMENT_COLUMNS} FROM placements WHERE cluster = ? ORDER BY user"
         found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
         return [rows.placement(row, self._dialect.decode_time) for row in found]
+
+    def placements_and_damage(self) -> tuple[list[Placement], list[DamagedPlacement]]:
+        sql = f"SELECT {rows.PLACEMENT_COLUMNS} FROM placements WHERE cluster = ? ORDER BY user"
+        good, bad = list[Placement](), list[DamagedPlacement]()
+        for row in self._database.read(lambda session: session.query(sql, (self._cluster,))):
+            try:
+                good.append(rows.placement(row, self._dialect.decode_time))
+            except BackendError as error:
+                bad.append(rows.damage(row, error))
+        return good, bad
 
     def placement(self, user: str) -> Placement | None:
         return self._database.read(lambda session: self._find(session, user))

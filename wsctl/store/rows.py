@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from wsctl.errors import BackendError
-from wsctl.model import NodeMark, NodeState, Placement, PlacementState, Resources
+from wsctl.model import DamagedPlacement, NodeMark, NodeState, Placement, PlacementState, Resources, is_user_id
 from wsctl.records import Actor, AuditEntry, AuditKind, AuditRow
 from wsctl.store.database import Row, utc
 
@@ -31,6 +31,9 @@ def placement(row: Row, when: DecodeTime) -> Placement:
     known = _PLACEMENT_STATES.get(state)
     if known is None:
         raise _damaged("placements", user, f"unknown state {state!r}")
+    problem = _impossible(user, node, port, (generation, container_generation), (memory, cpus, pids))
+    if problem is not None:
+        raise _damaged("placements", user, problem)
     try:
         return Placement(
             user, node, address, port, known, generation, container_generation, Resources(memory, cpus, pids), kind,
@@ -38,6 +41,37 @@ def placement(row: Row, when: DecodeTime) -> Placement:
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise _damaged("placements", user, str(error)) from error
+
+
+def _impossible(user: Any, node: Any, port: Any, generations: tuple[Any, ...], takes: tuple[Any, ...]) -> str | None:
+    """What no placement can have, if there is something. Columns hold any type when a row was made by hand."""
+    if type(user) is not str or not is_user_id(user):
+        return "not a user id"
+    if type(node) is not str or not node:
+        return "no node"
+    if not is_port(port):
+        return f"not a port: {port!r}"
+    if not all(type(one) is int and one >= 1 for one in generations):
+        return "not a generation"
+    if not all(type(one) is int and one >= 0 for one in takes):
+        return "not an amount of memory, CPU or processes"
+    return None
+
+
+def is_port(value: object) -> bool:
+    """Whether a column holds a port."""
+    return type(value) is int and 0 < value < 65536
+
+
+def damage(row: Row, error: BackendError) -> DamagedPlacement:
+    """What is left of a row of `PLACEMENT_COLUMNS` that `placement` refused with `error`."""
+    user, node, _, port = row[:4]
+    return DamagedPlacement(
+        str(user),
+        error.message,
+        node if isinstance(node, str) and node else None,
+        port if is_port(port) else None,
+    )
 
 
 def node_mark(row: Row, when: DecodeTime) -> NodeMark:

@@ -78,7 +78,15 @@ def _container(
         address=address,
         host_port=port,
         image=image,
+        binds=_binds(said.get("Mounts")),
     )
+
+
+def _binds(mounts: object) -> dict[str, str]:
+    """Folders of the node inside of the container; volumes and tmpfs aren't."""
+    listed = mounts if isinstance(mounts, list) else []
+    found = [one for one in listed if isinstance(one, Mapping) and one.get("Type") == "bind"]
+    return {str(one.get("Destination") or ""): str(one.get("Source") or "") for one in found}
 
 
 def _text(value: object) -> str | None:

@@ -30,7 +30,7 @@ class DockerEngine:
     """One node's engine; see `ports.Engine` for the guarantees. `client` is docker-py's, for what isn't in the port.
 
     A request whose connection broke before an answer came is sent once more on a new connection if repeating it changes
-    nothing: all GETs, and start, stop and remove, which name a state and not a change. Create and pull aren't repeated.
+    nothing: all GETs, and start, stop, rename and remove, which name a state and not a change. Create and pull aren't.
     """
 
     def __init__(
@@ -125,6 +125,15 @@ class DockerEngine:
         with self._absent_is_fine():
             # docker-py itself adds the grace period to the usual patience.
             self._ask(lambda: self.client.stop(name_or_id, timeout=grace), grace + self._timeouts.request)
+
+    def rename(self, name_or_id: str, name: str) -> None:
+        try:
+            self._ask(lambda: self.client.rename(name_or_id, name))
+        except EngineError:
+            # The engine refuses to give the name that it has already, which a request sent twice asks for.
+            found = self.container(name_or_id)
+            if found is None or found.name != name:
+                raise
 
     def remove(self, name_or_id: str) -> None:
         with self._absent_is_fine():

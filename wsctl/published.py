@@ -1,0 +1,69 @@
+"""The route map that a gateway reads, compared with the placements, and written again when it differs.
+
+Responsible for: whether a map file says what the placements say, and for replacing it after `nginx -t` accepted the new
+one. Not responsible for: the text (`routes`), the check and the write (`nginx`), nor for reloading Nginx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsctl import nginx
+from wsctl.errors import BackendError
+from wsctl.planner import Difference, Kind
+from wsctl.ports import Store
+from wsctl.routes import GatewaySettings, is_intact, parse_header, render_map, render_snippet, routes_of
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedMap:
+    """A map file. `addresses` are the IP literals of the nodes that have one in the inventory."""
+
+    path: Path
+    settings: GatewaySettings
+    addresses: Mapping[str, str | None]
+
+    def differences(self, store: Store) -> list[Difference]:
+        """`stale-route`, or nothing: a map that only has an older generation number says the same."""
+        detail = self._what_is_wrong(self._text(store))
+        if detail is None:
+            return []
+        return [Difference(Kind.STALE_ROUTE, None, None, f"{self.path}: {detail}", "written anew; then reload Nginx")]
+
+    def write(self, store: Store) -> None:
+        """Write the map of the present placements. Raises what `nginx.check` and `nginx.replace_file` raise."""
+        text = self._text(store)
+        nginx.check(text, render_snippet(self.settings))
+        nginx.replace_file(self.path, text)
+
+    def _what_is_wrong(self, wanted: str) -> str | None:
+        there = nginx.current(self.path)
+        if there is None:
+            return "there is no such file"
+        text = there.decode("utf-8", "surrogateescape")
+        header, now = parse_header(text), parse_header(wanted)
+        if header is None or now is None or not is_intact(text):
+            return "it was changed by hand, or is no route map"
+        if header.digest == now.digest:
+            return None
+        old, new = _lines(text), _lines(wanted)
+        return f"{len(old ^ new)} lines of {now.count} routes differ"
+
+    def _text(self, store: Store) -> str:
+        # The generation is read first: if a placement changes in between, the map is newer than it says, never older.
+        generation = store.route_generation()
+        placements, _ = store.placements_and_damage()
+        try:
+            routes = routes_of(placements, self.addresses)
+            return render_map(routes, generation, prefix=self.settings.path_prefix)
+        except ValueError as error:
+            raise BackendError(
+                f"the state database holds a placement that must not reach Nginx: {error}",
+                hint="wsctl ls   # then correct or remove that row; the map was not written",
+            ) from error
+
+
+def _lines(text: str) -> set[str]:
+    return {line for line in text.splitlines() if line.startswith('    "u:')}

@@ -1,0 +1,168 @@
+"""Making the state database, the nodes and the published map say the same: looks, has it compared, and has it repaired.
+
+Responsible for: looking at the whole cluster, leaving out users on whom somebody acts right now, and repairing through
+the one pipeline, under each user's lease and after a second look. Not responsible for: what is wrong and what helps
+(`planner.reconcile`), the effects (`executor`), the map's text (`published`), nor for asking anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from wsctl import observe
+from wsctl.errors import LeaseHeld, WsctlError
+from wsctl.model import ClusterView, Usage, WorkspaceSpec
+from wsctl.plan import Plan
+from wsctl.planner import Decision, Difference, Kind, Rules, differences, plan_repair
+from wsctl.published import PublishedMap
+from wsctl.workflow import Operation, Options, Outcome, Workflow, World
+
+USER_LEASE = "user:"
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What became of a difference; `error` is why it could not be repaired although it is safe to."""
+
+    difference: Difference
+    repaired: bool = False
+    error: WsctlError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What one look at the cluster found. `busy` are users on whom somebody acts: nothing is wrong with them yet."""
+
+    differences: tuple[Difference, ...]
+    busy: tuple[str, ...]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Users for whom there is something to do."""
+        return tuple(sorted({d.user for d in self.differences if d.safe and d.user is not None}))
+
+
+class Reconciler:
+    """One run. `users` limits it (None: everybody and everything), `published` is the map file to compare."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        rules: Rules = Rules(),  # noqa: B008 - a frozen value
+        users: Sequence[str] | None = None,
+        published: PublishedMap | None = None,
+    ) -> None:
+        self._world = world
+        self._rules = rules
+        self._users = users
+        self._published = published
+        self._workflow = Workflow(world)
+
+    def look(self) -> Picture:
+        """Ask every node once, and compare. The database is read before and after: who changed meanwhile is busy."""
+        world, known = self._world, self._workflow.knowledge
+        busy = self._leased()
+        before = self._snapshot()
+        known.ask(before, before.nodes)
+        view = known.applied_to(self._snapshot())
+        users = {*before.placements, *view.placements}
+        busy |= self._leased() | {u for u in users if before.placements.get(u) != view.placements.get(u)}
+        found = differences(view, self._spec, self._rules, users=self._users, leave_out=busy)
+        counted = {name: node.usage for name, node in before.nodes.items()}
+        found = [d for d in found if d.kind is not Kind.WRONG_COUNT or _still(d, counted, view)]
+        if self._published is not None:
+            found += self._published.differences(world.store)
+        concerned = busy if self._users is None else busy & set(self._users)
+        return Picture(tuple(found), tuple(sorted(concerned)))
+
+    def plan(self, picture: Picture) -> Plan:
+        """What `repair` would do, and what it would leave to operators."""
+        outcomes = self._workflow.run(self._operation(picture), Options(dry_run=True)) if picture.targets else []
+        notes = [
+            f"{d.kind} {d.user or d.node or ''}: {d.detail}; {d.fix}"
+            for d in picture.differences
+            if not d.safe or d.user is None
+        ]
+        return Plan(tuple(o.work for o in outcomes if o.work is not None), tuple(notes))
+
+    def repair(self, picture: Picture, confirm: Callable[[Plan], None] | None = None) -> list[Repair]:
+        """Repair what is safe; what became of each difference, in the order of the picture.
+
+        A difference that the second look doesn't find any more is left out. `confirm` as in `workflow.Options`.
+        """
+        miscounted = [d for d in picture.differences if d.kind is Kind.WRONG_COUNT]
+        counted: list[Repair | None] = []
+
+        def begin(plan: Plan) -> None:
+            if confirm is not None:
+                confirm(plan)
+            # Before the users: a node that only seems full takes nobody.
+            counted.extend(self._recount(difference) for difference in miscounted)
+
+        outcomes = self._repair_users(picture, begin, asks=confirm is not None)
+        rest = [d for d in picture.differences if d.kind not in (Kind.WRONG_COUNT, Kind.STALE_ROUTE)]
+        repairs = [_became(d, outcomes.get(d.user or "")) for d in rest]
+        repairs += counted
+        if self._published is not None:
+            repairs.append(self._publish(self._published))
+        return [repair for repair in repairs if repair is not None]
+
+    def _repair_users(self, picture: Picture, begin: Callable[[Plan], None], *, asks: bool) -> dict[str, Outcome]:
+        operation = self._operation(picture)
+        if asks and picture.targets:
+            ran = self._workflow.run(operation, Options(confirm=begin))
+        else:
+            begin(Plan())
+            # Under the leases everything is looked at anew; with a question in between the pipeline does that itself.
+            self._workflow.knowledge.forget()
+            ran = self._workflow.run(operation) if picture.targets else []
+        return {outcome.target: outcome for outcome in ran}
+
+    def _operation(self, picture: Picture) -> Operation:
+        def decide(user: str, view: ClusterView) -> Decision:
+            return plan_repair(user, self._spec(user, view), view, self._rules)
+
+        return Operation("reconcile", picture.targets, decide, self._spec, places=True, everyone=True)
+
+    def _spec(self, user: str, view: ClusterView) -> WorkspaceSpec:
+        classes, placement = self._world.classes, view.placements.get(user)
+        return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
+
+    def _snapshot(self) -> ClusterView:
+        return observe.snapshot(self._world.cluster, self._world.nodes, self._world.store)
+
+    def _leased(self) -> set[str]:
+        held = (lease.name for lease in self._world.leases.ls())
+        return {name.removeprefix(USER_LEASE) for name in held if name.startswith(USER_LEASE)}
+
+    def _recount(self, difference: Difference) -> Repair | None:
+        return Repair(difference, repaired=True) if self._world.store.recount(difference.node or "") else None
+
+    def _publish(self, published: PublishedMap) -> Repair | None:
+        """The map as it must be after all repairs."""
+        stale = published.differences(self._world.store)
+        if not stale:
+            return None
+        try:
+            published.write(self._world.store)
+        except WsctlError as error:
+            return Repair(stale[0], error=error)
+        return Repair(stale[0], repaired=True)
+
+
+def _still(difference: Difference, before: Mapping[str, Usage], view: ClusterView) -> bool:
+    """Whether a counter is as it was at the first read: one that moves belongs to somebody who is writing."""
+    node = difference.node or ""
+    return before[node] == view.nodes[node].usage
+
+
+def _became(difference: Difference, outcome: Outcome | None) -> Repair | None:
+    if not difference.safe or outcome is None:
+        return Repair(difference)
+    if isinstance(outcome.error, LeaseHeld):
+        return None
+    if outcome.error is not None:
+        return Repair(difference, error=outcome.error)
+    return Repair(difference, repaired=True) if outcome.action == "repaired" else None
