@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -76,6 +76,28 @@ def test_a_slot_whose_time_is_over_is_free(slots: SlotRows, place: Place) -> Non
     assert slots.take("n1", 1, "b", TTL_S)
     assert not slots.take("n1", 1, "dead", TTL_S)
     slots.give_back("n1", "dead")
+    assert slots.taken("n1") == 1
+
+
+class Slow(SlotRows):
+    """Looks, and acts only after somebody else has."""
+
+    meanwhile: Callable[[], object] = staticmethod(lambda: None)
+
+    def _rows(self, node: str) -> list[tuple[int, str, bool]]:
+        seen = super()._rows(node)
+        self.meanwhile()
+        return seen
+
+
+def test_who_renews_at_the_last_moment_keeps_it(store: SqlStore, slots: SlotRows, place: Place) -> None:
+    assert slots.take("n1", 1, "a", TTL_S)
+    expire(place)
+    slow = Slow(store.database, store.cluster, owned=False)
+    slow.meanwhile = lambda: slots.take("n1", 1, "a", TTL_S)
+    assert not slow.take("n1", 1, "b", TTL_S)
+    assert slots.taken("n1") == 1
+    slots.give_back("n1", "b")
     assert slots.taken("n1") == 1
 
 
