@@ -94,7 +94,7 @@ class FakeEngine:
         self.calls: list[tuple[str, str]] = []
         self.frozen = False
         self._held: dict[str, FakeContainer] = {}
-        self._ids = (f"{number:064x}" for number in itertools.count(0xC0FFEE))
+        self._ids = (f"{number:08x}".ljust(64, "0") for number in itertools.count(0xC0FFEE))
         self._faults: dict[str, list[_Fault]] = defaultdict(list)
         self._lock = threading.RLock()
 

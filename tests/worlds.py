@@ -37,8 +37,9 @@ from wsctl.model import (
     Usage,
     WorkspaceSpec,
 )
-from wsctl.planner import Decision, plan_mark, plan_place, plan_remove, plan_restart, plan_start, plan_stop
+from wsctl.planner import Decision, Rules, plan_mark, plan_place, plan_remove, plan_restart, plan_start, plan_stop
 from wsctl.reaper import Reaper, ReapOptions
+from wsctl.reconciler import Reconciler, Repair
 from wsctl.records import Actor
 from wsctl.store import lease_rows, migrations
 from wsctl.store.sqlite import open_sqlite
@@ -205,6 +206,12 @@ class Commands:
         outcomes: list[Outcome] = []
         Reaper(self.world, ReapOptions(**options)).run(outcomes.append)
         return outcomes
+
+    def reconcile(self, *users: str, adopt: str | None = None, **options: Any) -> list[Repair]:
+        """`options` are the Reconciler's."""
+        rules = Rules(adopt=adopt, named=bool(users))
+        run = Reconciler(self.world, rules=rules, users=users or None, **options)
+        return run.repair(run.look())
 
     def cordon(self, *nodes: str, **options: Any) -> list[Outcome]:
         def decide(name: str, view: ClusterView) -> Decision:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from wsctl.model import Capacity, NodeState, PlacementState, ReadyProbe, Resources, container_name, quarantine_name
+from wsctl.text import clean
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class QuarantineContainer(Step):
     grace_s: float = 10.0
 
     def text(self) -> str:
-        return f"{self.name} on {self.node}, stopped, as {quarantine_name(self.user, self.container_id)}"
+        return f"{clean(self.name)} on {self.node}, stopped, as {quarantine_name(self.user, self.container_id)}"
 
 
 @dataclass(frozen=True, slots=True)

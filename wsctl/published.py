@@ -6,6 +6,7 @@ one. Not responsible for: the text (`routes`), the check and the write (`nginx`)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,11 @@ from wsctl import nginx
 from wsctl.errors import BackendError
 from wsctl.planner import Difference, Kind
 from wsctl.ports import Store
-from wsctl.routes import GatewaySettings, is_intact, parse_header, render_map, render_snippet, routes_of
+from wsctl.routes import GatewaySettings, Route, is_intact, parse_header, render_map, render_snippet, routes_of
+
+_ROUTE = re.compile(
+    r'^    "u:(?P<user>[a-z0-9_-]+)" (?P<address>\[[0-9a-f:.]+\]|[0-9.]+):(?P<port>\d{1,5});$', re.ASCII | re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +32,20 @@ class PublishedMap:
 
     def differences(self, store: Store) -> list[Difference]:
         """`stale-route`, or nothing: a map that only has an older generation number says the same."""
-        detail = self._what_is_wrong(self._text(store))
+        there = nginx.current(self.path)
+        detail = self._what_is_wrong(there, self._text(store, there))
         if detail is None:
             return []
         return [Difference(Kind.STALE_ROUTE, None, None, f"{self.path}: {detail}", "written anew; then reload Nginx")]
 
     def write(self, store: Store) -> None:
         """Write the map of the present placements. Raises what `nginx.check` and `nginx.replace_file` raise."""
-        text = self._text(store)
+        text = self._text(store, nginx.current(self.path))
         nginx.check(text, render_snippet(self.settings))
         nginx.replace_file(self.path, text)
 
-    def _what_is_wrong(self, wanted: str) -> str | None:
-        there = nginx.current(self.path)
+    @staticmethod
+    def _what_is_wrong(there: bytes | None, wanted: str) -> str | None:
         if there is None:
             return "there is no such file"
         text = there.decode("utf-8", "surrogateescape")
@@ -51,18 +57,29 @@ class PublishedMap:
         old, new = _lines(text), _lines(wanted)
         return f"{len(old ^ new)} lines of {now.count} routes differ"
 
-    def _text(self, store: Store) -> str:
+    def _text(self, store: Store, there: bytes | None) -> str:
+        """The map as it must be. Users whose row is damaged keep the route that they have."""
         # The generation is read first: if a placement changes in between, the map is newer than it says, never older.
         generation = store.route_generation()
-        placements, _ = store.placements_and_damage()
+        placements, damaged = store.placements_and_damage()
+        routes = routes_of(placements, self.addresses)
+        users = {row.user for row in damaged}
+        routes += [route for route in _routes_in(there or b"") if route.user in users]
         try:
-            routes = routes_of(placements, self.addresses)
             return render_map(routes, generation, prefix=self.settings.path_prefix)
         except ValueError as error:
             raise BackendError(
                 f"the state database holds a placement that must not reach Nginx: {error}",
                 hint="wsctl ls   # then correct or remove that row; the map was not written",
             ) from error
+
+
+def _routes_in(text: bytes) -> list[Route]:
+    """The routes of a map file."""
+    return [
+        Route(found["user"], found["address"].strip("[]"), int(found["port"]))
+        for found in _ROUTE.finditer(text.decode("utf-8", "surrogateescape"))
+    ]
 
 
 def _lines(text: str) -> set[str]:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from wsctl import observe
 from wsctl.errors import LeaseHeld, WsctlError
-from wsctl.model import ClusterView, Usage, WorkspaceSpec
+from wsctl.model import ClusterView, Container, Usage, WorkspaceSpec
 from wsctl.plan import Plan
 from wsctl.planner import Decision, Difference, Kind, Rules, differences, plan_repair
+from wsctl.planner.claims import Copy, all_claims
 from wsctl.published import PublishedMap
+from wsctl.text import clean
 from wsctl.workflow import Operation, Options, Outcome, Workflow, World
 
 USER_LEASE = "user:"
@@ -59,6 +61,7 @@ class Reconciler:
         self._users = users
         self._published = published
         self._workflow = Workflow(world)
+        self._claims: tuple[list[tuple[Container, ...]], dict[str, list[Copy]]] = ([], {})
 
     def look(self) -> Picture:
         """Ask every node once, and compare. The database is read before and after: who changed meanwhile is busy."""
@@ -81,7 +84,7 @@ class Reconciler:
         """What `repair` would do, and what it would leave to operators."""
         outcomes = self._workflow.run(self._operation(picture), Options(dry_run=True)) if picture.targets else []
         notes = [
-            f"{d.kind} {d.user or d.node or ''}: {d.detail}; {d.fix}"
+            clean(f"{d.kind} {d.user or d.node or 'the map'}: {d.detail}; {d.fix}")
             for d in picture.differences
             if not d.safe or d.user is None
         ]
@@ -122,13 +125,22 @@ class Reconciler:
 
     def _operation(self, picture: Picture) -> Operation:
         def decide(user: str, view: ClusterView) -> Decision:
-            return plan_repair(user, self._spec(user, view), view, self._rules)
+            return plan_repair(user, self._spec(user, view), view, self._rules, self._copies(user, view))
 
         return Operation("reconcile", picture.targets, decide, self._spec, places=True, everyone=True)
 
     def _spec(self, user: str, view: ClusterView) -> WorkspaceSpec:
         classes, placement = self._world.classes, view.placements.get(user)
         return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
+
+    def _copies(self, user: str, view: ClusterView) -> list[Copy]:
+        """The user's copies; found out once for all users, as long as the nodes' answers are the same."""
+        answers = [node.containers for node in view.nodes.values()]
+        known, claims = self._claims
+        if len(known) != len(answers) or any(a is not b for a, b in zip(known, answers, strict=True)):
+            claims = all_claims(view, self._rules.adopt)
+            self._claims = answers, claims
+        return claims.get(user, [])
 
     def _snapshot(self) -> ClusterView:
         return observe.snapshot(self._world.cluster, self._world.nodes, self._world.store)

@@ -244,6 +244,36 @@ def test_stop_and_remove_of_an_absent_container_are_fine(world: World) -> None:
     world.engine.remove("ws-u-nobody-at-all")
 
 
+def test_rename_keeps_the_container(world: World) -> None:
+    spec, aside = world.spec(), f"ws-q-{world.user}"
+    made = world.engine.create(spec)
+    world.engine.start(made)
+    try:
+        for _ in range(2):  # a second time is no error: the request may have been sent twice
+            world.engine.rename(made, aside)
+            assert world.engine.container(spec.name) is None
+            found = world.engine.container(aside)
+            assert found is not None
+            assert (found.id, found.user, found.is_running) == (made, world.user, True)
+        world.engine.create(spec)
+        with pytest.raises(NameTaken):
+            world.engine.rename(made, spec.name)
+        with pytest.raises(EngineError) as absent:
+            world.engine.rename("ws-u-nobody-at-all", "ws-q-nobody-at-all")
+        assert absent.value.details["status"] == 404
+    finally:
+        world.engine.remove(made)
+
+
+def test_the_folder_behind_a_mount_is_told(world: World) -> None:
+    spec = world.spec()
+    world.engine.create(spec)
+    listed = next(one for one in world.engine.containers() if one.name == spec.name)
+    inspected = world.engine.container(spec.name)
+    assert inspected is not None
+    assert listed.binds == inspected.binds == {spec.mount: spec.source}
+
+
 def test_remove_of_a_running_container(world: World) -> None:
     spec = world.spec()
     world.engine.create(spec)

@@ -602,6 +602,18 @@ def test_a_damaged_row_is_named(place: Place) -> None:
         place.sql("UPDATE placements SET state = 'dancing'")
         with pytest.raises(WsctlError, match=r"'alice' in table placements: unknown state 'dancing'"):
             store.placements()
+        with pytest.raises(WsctlError, match="unknown state"):
+            store.placement("alice")
+        placed(store.reserve(want("bob", port=20001)))
+        good, bad = store.placements_and_damage()
+        assert [p.user for p in good] == ["bob"]
+        assert [(row.user, row.node, row.host_port) for row in bad] == [("alice", "n1", 20000)]
+        assert "unknown state 'dancing'" in bad[0].problem
+        place.sql("UPDATE placements SET node = ''")
+        assert [(row.node, row.host_port) for row in store.placements_and_damage()[1]] == [
+            (None, 20000),
+            (None, 20001),
+        ]
     finally:
         store.close()
 

@@ -21,6 +21,7 @@ from wsctl.plan import (
     MarkNode,
     PullImage,
     PurgeData,
+    QuarantineContainer,
     Release,
     RemoveContainer,
     Reserve,
@@ -158,6 +159,18 @@ def test_a_new_container_bears_the_generation_of_its_claim(site: Site) -> None:
     invariants(site)
 
 
+def test_a_container_that_is_put_aside_stays_stopped_under_another_name(site: Site) -> None:
+    placement = placed(site)
+    engine = site.fleet["n1"]
+    held = engine.held("ws-u-alice")
+    for _ in range(2):
+        do(site, QuarantineContainer("alice", "n1", "", held.id, "ws-u-alice"), placement=placement)
+        assert (held.spec.name, held.state) == (f"ws-q-alice-{held.id[:8]}", "exited")
+    assert "remove" not in {call for call, _ in engine.calls}
+    with pytest.raises(EngineError, match="No such container"):
+        do(site, QuarantineContainer("alice", "n1", "", "f" * 64, "ws-u-alice"), placement=placement)
+
+
 def test_only_the_very_container_that_was_observed_is_removed(site: Site) -> None:
     placement = placed(site)
     do(site, RemoveContainer("alice", "n1", "", "f" * 64), placement=placement)
@@ -171,6 +184,7 @@ def test_only_the_very_container_that_was_observed_is_removed(site: Site) -> Non
     [
         StartContainer("alice", "n1", ""),
         StopContainer("alice", "n1", ""),
+        QuarantineContainer("alice", "n1", "", "c0ffee00", "ws-u-alice"),
         RemoveContainer("alice", "n1", ""),
         PurgeData("alice", "n1", "", "/srv/workspaces", IMAGE),
     ],

@@ -16,6 +16,7 @@ from wsctl.plan import (
     Plan,
     PullImage,
     PurgeData,
+    QuarantineContainer,
     Release,
     RemoveContainer,
     Reserve,
@@ -49,6 +50,10 @@ STEPS: list[tuple[Step, str]] = [
     ),
     (StopContainer("alice", "n1", "idle 2h"), "- stop     ws-u-alice on n1   (idle 2h)"),
     (RemoveContainer("alice", "n1", "stale"), "- remove   ws-u-alice on n1   (stale)"),
+    (
+        QuarantineContainer("alice", "n1", "stale copy", "0123456789abcdef", "alice-2"),
+        "- keep     alice-2 on n1, stopped, as ws-q-alice-01234567   (stale copy)",
+    ),
     (
         PurgeData("alice", "n1", "asked", "/srv/workspaces/", "studio/ws:1"),
         "- purge    /srv/workspaces/alice on n1, all files, for good   (asked)",

@@ -51,7 +51,7 @@ def claimed_user(container: Container, cluster: str, template: str | None = None
     """The user whose affair the container is. `template` also names containers that wsctl didn't make."""
     ours = container.cluster == cluster
     if is_set_aside(container):
-        return container.user if ours else None
+        return user_in(container.name.rpartition("-")[0], QUARANTINE_PREFIX + PLACEHOLDER) if ours else None
     named = user_in(container.name, CONTAINER_PREFIX + PLACEHOLDER)
     if named is not None:
         return named

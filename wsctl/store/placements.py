@@ -59,13 +59,10 @@ class PlacementRows(ClusterRows):
 
     def placements_and_damage(self) -> tuple[list[Placement], list[DamagedPlacement]]:
         sql = f"SELECT {rows.PLACEMENT_COLUMNS} FROM placements WHERE cluster = ? ORDER BY user"
-        good, bad = list[Placement](), list[DamagedPlacement]()
-        for row in self._database.read(lambda session: session.query(sql, (self._cluster,))):
-            try:
-                good.append(rows.placement(row, self._dialect.decode_time))
-            except BackendError as error:
-                bad.append(rows.damage(row, error))
-        return good, bad
+        found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
+        read = [rows.placement_or_damage(row, self._dialect.decode_time) for row in found]
+        good = [row for row in read if isinstance(row, Placement)]
+        return good, [row for row in read if isinstance(row, DamagedPlacement)]
 
     def placement(self, user: str) -> Placement | None:
         return self._database.read(lambda session: self._find(session, user))

@@ -45,8 +45,8 @@ def placement(row: Row, when: DecodeTime) -> Placement:
 
 def _impossible(user: Any, node: Any, port: Any, generations: tuple[Any, ...], takes: tuple[Any, ...]) -> str | None:
     """What no placement can have, if there is something. Columns hold any type when a row was made by hand."""
-    if type(user) is not str or not is_user_id(user):
-        return "not a user id"
+    if type(user) is not str:
+        return "not a name"
     if type(node) is not str or not node:
         return "no node"
     if not is_port(port):
@@ -63,9 +63,17 @@ def is_port(value: object) -> bool:
     return type(value) is int and 0 < value < 65536
 
 
-def damage(row: Row, error: BackendError) -> DamagedPlacement:
-    """What is left of a row of `PLACEMENT_COLUMNS` that `placement` refused with `error`."""
+def placement_or_damage(row: Row, when: DecodeTime) -> Placement | DamagedPlacement:
+    """A row of `PLACEMENT_COLUMNS`, or what is left of it. A user that can't be one is damage, too: their name would
+    become a path."""
     user, node, _, port = row[:4]
+    try:
+        good = placement(row, when)
+        if is_user_id(good.user):
+            return good
+        error = _damaged("placements", user, "not a user id")
+    except BackendError as found:
+        error = found
     return DamagedPlacement(
         str(user),
         error.message,
