@@ -59,7 +59,11 @@ AT: dict[str, tuple[Kind, ...]] = {
 }
 """Which faults make sense where."""
 
-RATES = (0.0, 0.01, 0.03, 0.08)
+RATES = (0.0, 0.01, 0.03, 0.06)
+
+_READS = ("state read", "node read", "lease")
+_READS_RATE, _EFFECTS_RATE = 0.4, 3.0
+"""Most contacts only look, and most trouble is around those that don't."""
 
 
 class Faults:
@@ -78,7 +82,8 @@ class Faults:
 
     def draw(self, where: str, *, without: Sequence[Kind] = ()) -> Kind | None:
         """The fault at this contact, if there is one."""
-        if not self.on or self._rng.random() >= self._rate:
+        factor = _READS_RATE if where in _READS else _EFFECTS_RATE
+        if not self.on or self._rng.random() >= self._rate * factor:
             return None
         kinds = [kind for kind in self._at[where] if kind not in without]
         if not kinds:

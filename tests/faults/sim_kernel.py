@@ -26,7 +26,8 @@ class Killed(BaseException):
 
 @dataclass(eq=False)
 class Process:
-    """One run of wsctl on some control host. `claimed` are the generations that it was given, by user.
+    """One run of wsctl on some control host. `claimed` are the generations that it was given, by user; `births` say
+    which placement of the user (the first, the second after a removal, …) it saw when it looked at the state last.
 
     `clock_s` is how far the wall clock of its host is off.
     """
@@ -36,6 +37,7 @@ class Process:
     dead: bool = False
     paused_until: float = 0.0
     claimed: dict[str, int] = field(default_factory=dict)
+    births: dict[str, int] = field(default_factory=dict)
 
 
 class Task:

@@ -6,13 +6,13 @@ while its process is paused or dead. Not responsible for: the leases themselves,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.faults.sim_kernel import Kernel, Killed, Process
-from wsctl.coordination.held import Held
+from wsctl.coordination.held import Held, NothingHeld
 from wsctl.model import LeaseInfo
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -125,3 +125,12 @@ class LeaseWire:
         if name == "close":
             return lambda: None
         return lambda *args, **kwargs: self._carry(name, lambda: value(*args, **kwargs))
+
+
+class NoLeases:
+    """`ports.Leases` of a cluster whose Redis forgets everything at once."""
+
+    def acquire(self, names: Collection[str], *, command: str, wait_s: float = 0.0) -> NothingHeld:
+        return NothingHeld()
+
+    def close(self) -> None: ...

@@ -17,7 +17,7 @@ from typing import Any
 from tests.faults import invariants
 from tests.faults.sim_kernel import Kernel, Process, Task
 from tests.worlds import Site
-from wsctl.model import LABEL_GENERATION, LABEL_USER, Placement, container_name
+from wsctl.model import LABEL_GENERATION, LABEL_USER, Placement, PlacementState, container_name
 
 FENCED = ("create", "start", "stop", "remove", "purge_data")
 
@@ -31,7 +31,7 @@ class Oracle:
         self.violate = violate
         self.capacity = {name: node.capacity for name, node in site.nodes.items()}
         self.placements: dict[str, Placement] = {}
-        self.highest: dict[str, int] = {}
+        self.births: Counter[str] = Counter()
         self.moved_at: dict[str, float] = defaultdict(float)
         self.written: dict[str, set[str]] = {name: set() for name in site.nodes}
         self.purged: set[str] = set()
@@ -41,8 +41,8 @@ class Oracle:
 
     # ---- the state database
 
-    def after_write(self, op: tuple[str, tuple[Any, ...]]) -> None:
-        """A transaction of the placements was committed."""
+    def after_write(self, process: Process, op: tuple[str, tuple[Any, ...]]) -> None:
+        """A transaction of the placements was committed, asked for by `process`."""
         now = {p.user: p for p in self.site.store.placements()}
         was, self.placements = self.placements, now
         usage = self.site.store.usage()
@@ -59,19 +59,32 @@ class Oracle:
             if (old and old.generation) != (new and new.generation):
                 self.moved_at[user] = self.kernel.now
             if old != new:
-                self._moved(user, old, new, name, args)
+                self._moved(user, old, new)
+            if old is not None and old != new and args[0] == user:
+                self._by_right(process, old, name, args[1])
 
-    def _moved(self, user: str, old: Placement | None, new: Placement | None, name: str, args: tuple[Any, ...]) -> None:
-        if new is not None:
-            if old is None and new.generation <= self.highest.get(user, 0):
-                self.violate(f"{user} was placed with generation {new.generation}, which was used before")
-            if old is not None and new.generation < old.generation:
+    def _moved(self, user: str, old: Placement | None, new: Placement | None) -> None:
+        if new is not None and old is not None:
+            if new.generation < old.generation:
                 self.violate(f"the generation of {user} fell from {old.generation} to {new.generation}")
-            if old is not None and new.node != old.node:
+            if new.node != old.node:
                 self.violate(f"{user} moved from {old.node} to {new.node} without a move")
-            self.highest[user] = max(self.highest.get(user, 0), new.generation)
-        if old is not None and name in ("claim", "settle", "release") and args[0] == user and args[1] != old.generation:
-            self.violate(f"{name} of {user} with generation {args[1]} changed a placement of {old.generation}")
+        if old is None:
+            self.births[user] += 1
+        if new is not None and new.state is PlacementState.RUNNING:
+            # Now the user can come, so from now on there may be something of theirs in the files.
+            self.written[new.node].add(user)
+
+    def _by_right(self, process: Process, old: Placement, name: str, generation: int) -> None:
+        """The write was made by somebody who knew the placement that it changed."""
+        if generation != old.generation:
+            self.violate(f"{name} of {old.user} with generation {generation} changed a placement of {old.generation}")
+        known = process.births.get(old.user)
+        if known is not None and known != self.births[old.user]:
+            self.violate(
+                f"{name} of {old.user} by {process.name} changed another placement than it was decided on: "
+                f"the user was removed and placed anew since, and {generation} is a generation of both"
+            )
 
     # ---- the nodes
 
@@ -101,7 +114,6 @@ class Oracle:
             self.effects.add(user)
         held = self.site.fleet[node]._held.get(container_name(user))
         if name == "start" and held is not None and held.state == "running":
-            self.written[node].add(user)
             self._runs_once(user)
 
     def _purged(self, node: str, user: str) -> None:

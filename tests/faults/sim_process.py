@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.builders import CLUSTER
 from tests.faults.sim_kernel import Killed, Process
-from tests.faults.sim_leases import LeaseWire, SimRenewer
+from tests.faults.sim_leases import LeaseWire, NoLeases, SimRenewer
 from tests.faults.sim_world import TTL_S, Contact, Sim, SimClock
 from tests.worlds import EFFECTS, Commands
 from wsctl.coordination import leases as leases_module
@@ -43,7 +43,15 @@ class SimDatabase:
         self.dialect = self._real.dialect
 
     def read(self, work: Callable[..., Any]) -> Any:
-        return self._carry("state read", lambda: self._real.read(work))
+        name = self._sim.kernel.current.op[0]
+
+        def effect() -> Any:
+            if name == "placements":
+                # What is decided from now on is about these.
+                self._process.births = dict(self._sim.oracle.births)
+            return self._real.read(work)
+
+        return self._carry("state read", effect)
 
     def write(self, work: Callable[..., Any]) -> Any:
         op = self._sim.kernel.current.op
@@ -51,7 +59,7 @@ class SimDatabase:
         def effect() -> Any:
             result = self._real.write(work)
             if op[0] in _MOVING:
-                self._sim.oracle.after_write(op)
+                self._sim.oracle.after_write(self._process, op)
             return result
 
         return self._carry("state write", effect)
@@ -83,6 +91,8 @@ class StoreWire:
             result = value(*args, **kwargs)
             if name in ("reserve", "claim") and isinstance(result, Placement):
                 self._process.claimed[result.user] = result.generation
+                if name == "reserve":
+                    self._process.births[result.user] = self._sim.oracle.births[result.user]
             if name == "release" and result:
                 self._process.claimed.pop(args[0], None)
             return result
@@ -143,7 +153,8 @@ class Simulated:
         sim = self.sim
         engines = {name: EngineWire(sim, process, name) for name in sim.site.nodes}
         store: Any = StoreWire(sim, process)
-        leases = self._leases(process)
+        # Politeness, not correctness: what must hold, holds without any leases at all.
+        leases: Any = NoLeases() if sim.leases_in == "nothing" else self._leases(process)
         fields: dict[str, Any] = {
             "cluster": CLUSTER,
             "nodes": sim.site.nodes,
@@ -153,7 +164,7 @@ class Simulated:
             "engines": engines.__getitem__,
             "clock": SimClock(sim.kernel, process),
             "who": f"tests@{process.name}",
-            "lease_wait_s": 0.0,
+            "lease_wait_s": sim.rng.choice((0.0, 10.0)),
         }
         try:
             yield Commands(World(**{**fields, **world}))
@@ -162,7 +173,7 @@ class Simulated:
 
     def _leases(self, process: Process) -> BackendLeases:
         sim = self.sim
-        if sim.in_redis:
+        if sim.leases_in == "redis":
 
             def carry(name: str, call: Callable[[], Any]) -> Any:
                 return sim.contact(Contact(process, "lease", "lease", name, call))

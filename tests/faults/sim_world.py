@@ -70,12 +70,12 @@ class Sim:
         self.violations: list[str] = []
         self.trace: list[str] | None = [] if trace else None
         self.contacts = 0
-        self.in_redis = self.rng.random() < 0.7
+        self.leases_in = self.rng.choices(("redis", "rows", "nothing"), weights=(5, 2, 3))[0]
         self.faults = Faults(self.rng)
         self.site = _site(self.kernel, self.rng)
         self.redis = SimRedis(self.kernel)
         self.rows = LeaseRows(self.site.store.database, CLUSTER, owned=False)
-        backend: Any = self.redis if self.in_redis else self.rows
+        backend: Any = self.rows if self.leases_in == "rows" else self.redis
         self.site.leases = BackendLeases(lambda: backend, holder="outside", ttl_s=TTL_S, clock=lambda: self.kernel.now)
         self.oracle = Oracle(self.site, self.kernel, self.violate)
         self.cut_until: dict[str, float] = {}
@@ -248,6 +248,8 @@ def _latency(rng: Random) -> float:
 
 
 def _brief(result: Any) -> str:
+    if isinstance(result, set):
+        result = sorted(result)
     text = str(getattr(result, "state", result)) if not isinstance(result, list) else f"{len(result)} rows"
     generation = getattr(result, "generation", None)
     return f"{text[:60]} g{generation}" if generation is not None else text[:60]

@@ -29,7 +29,7 @@ from tests.faults.sim_process import Simulated
 from tests.faults.sim_repair import Repair, repair
 from tests.faults.sim_world import Sim
 from tests.worlds import Commands
-from wsctl.errors import WsctlError
+from wsctl.errors import LeaseHeld, WsctlError
 from wsctl.plan import Plan
 from wsctl.routes import render_map, routes_of
 from wsctl.workflow import Outcome
@@ -101,6 +101,7 @@ class Schedule:
         sim, rng = self.sim, self.sim.rng
         operators = [Operator(f"c{number}", list(self._script())) for number in range(rng.randint(2, 4))]
         with self.simulated.in_place():
+            self._before()
             for operator in operators:
                 self._next(operator, rng.uniform(0.0, 2.0))
             sim.kernel.run()
@@ -127,10 +128,29 @@ class Schedule:
             sim.trace or [],
         )
 
+    def _before(self) -> None:
+        """Somebody is there already, placed while nothing went wrong."""
+        users = [user for user in USERS[:2] if self.sim.rng.random() < 0.5]
+        if not users:
+            return
+        on, self.sim.faults.on = self.sim.faults.on, False
+        process = Process("before")
+
+        def place() -> None:
+            with self.simulated.process(process) as commands:
+                for user in users:
+                    commands.place(user)
+                if self.sim.rng.random() < 0.4:
+                    commands.stop(users[0])
+
+        self.sim.kernel.spawn("before", process, place)
+        self.sim.kernel.run()
+        self.sim.faults.on = on
+
     def _script(self) -> Iterator[Command]:
         rng = self.sim.rng
         users = USERS[: rng.choice((1, 2, 2, 3))]
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.randint(1, 4)):
             (verb,) = rng.choices(list(_VERBS), weights=list(_VERBS.values()))
             chosen = tuple(rng.sample(USERS[:2], 2)) if verb.endswith("two") else (rng.choice(users),)
             thinks_s = rng.choice((0.2, 5.0, 60.0)) if rng.random() < 0.2 else None
@@ -161,7 +181,7 @@ class Schedule:
         else:
             operator.tries = 0
             operator.script.pop(0)
-        self._next(operator, rng.choice((0.0, 0.0, 1.0, 40.0)))
+        self._next(operator, rng.choice((0.0, 0.0, 0.0, 1.0, 35.0)))
 
     def _judge(self, task: Task) -> None:
         error = task.error
@@ -170,7 +190,9 @@ class Schedule:
             self.outcomes[type(one).__name__ if one is not None else "done"] += 1
             if one is not None and not isinstance(one, (WsctlError, Killed, KeyboardInterrupt)):
                 self.sim.violate(f"{task.name}: a bug: {type(one).__name__}: {one}")
-            self.sim.note(f"ended {task.name}: {type(one).__name__ if one else 'done'} {one or ''}")
+            # Without the text of who holds a lease: how long still is in real time.
+            text = "" if one is None or isinstance(one, LeaseHeld) else f": {one}"
+            self.sim.note(f"ended {task.name}: {type(one).__name__ if one else 'done'}{text}")
 
     def _run(self, process: Process, command: Command) -> list[Outcome]:
         sim = self.sim
