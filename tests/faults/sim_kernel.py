@@ -26,8 +26,8 @@ class Killed(BaseException):
 
 @dataclass(eq=False)
 class Process:
-    """One run of wsctl on some control host. `claimed` are the generations that it was given, by user; `births` say
-    which placement of the user (the first, the second after a removal, …) it saw when it looked at the state last.
+    """One run of wsctl on some control host. `births` say which placement of each user (the first, the second after a
+    removal, …) there was when it looked at the state last.
 
     `clock_s` is how far the wall clock of its host is off.
     """
@@ -36,13 +36,13 @@ class Process:
     clock_s: float = 0.0
     dead: bool = False
     paused_until: float = 0.0
-    claimed: dict[str, int] = field(default_factory=dict)
     births: dict[str, int] = field(default_factory=dict)
 
 
 class Task:
     """One thread of a process. `looked_at` is the time of its last contact with the outside, `op` what it asks of the
-    store. One that `leads` is the main thread of its process, which Ctrl-C reaches."""
+    store, `claimed` the generations that it was given, by user. One that `leads` is the main thread of its process,
+    which Ctrl-C reaches."""
 
     def __init__(self, name: str, process: Process, work: Callable[[], Any] | None, *, leads: bool = True) -> None:
         self.name = name
@@ -57,6 +57,7 @@ class Task:
         self.on_end: Callable[[], None] = lambda: None
         self.looked_at = 0.0
         self.op: tuple[str, tuple[Any, ...]] = ("", ())
+        self.claimed: dict[str, int] = {}
         self.ticket = 0
 
 

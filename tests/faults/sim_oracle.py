@@ -23,12 +23,16 @@ FENCED = ("create", "start", "stop", "remove", "purge_data")
 
 
 class Oracle:
-    """Watches one site. `violate` is told what broke; `gaps` counts what can't be prevented, only mended."""
+    """Watches one site. `violate` is told what broke, `know` what is known to break; `gaps` counts what can't be
+    prevented, only mended."""
 
-    def __init__(self, site: Site, kernel: Kernel, violate: Callable[[str], None]) -> None:
+    def __init__(
+        self, site: Site, kernel: Kernel, violate: Callable[[str], None], know: Callable[[str], None]
+    ) -> None:
         self.site = site
         self.kernel = kernel
         self.violate = violate
+        self.know = know
         self.capacity = {name: node.capacity for name, node in site.nodes.items()}
         self.placements: dict[str, Placement] = {}
         self.births: Counter[str] = Counter()
@@ -81,7 +85,7 @@ class Oracle:
             self.violate(f"{name} of {old.user} with generation {generation} changed a placement of {old.generation}")
         known = process.births.get(old.user)
         if known is not None and known != self.births[old.user]:
-            self.violate(
+            self.know(
                 f"{name} of {old.user} by {process.name} changed another placement than it was decided on: "
                 f"the user was removed and placed anew since, and {generation} is a generation of both"
             )
@@ -94,7 +98,7 @@ class Oracle:
         if name not in FENCED or (name != "purge_data" and not about.startswith("ws-u-")):
             return
         placement = self.placements.get(user)
-        ours, now = process.claimed.get(user, 0), placement.generation if placement is not None else 0
+        ours, now = task.claimed.get(user, 0), placement.generation if placement is not None else 0
         if ours == 0 and name != "purge_data":
             self.violate(f"{name} of {user} on {node} by {process.name}, who never claimed the placement")
         if ours != now:

@@ -87,14 +87,19 @@ class StoreWire:
         value = getattr(self._real, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            self._sim.kernel.current.op = (name, args)
+            task = self._sim.kernel.current
+            task.op = (name, args)
             result = value(*args, **kwargs)
             if name in ("reserve", "claim") and isinstance(result, Placement):
-                self._process.claimed[result.user] = result.generation
+                task.claimed[result.user] = result.generation
                 if name == "reserve":
                     self._process.births[result.user] = self._sim.oracle.births[result.user]
+            if name == "placements":
+                # Whoever looks anew and finds no placement acts as one who has none.
+                there = {placement.user for placement in result}
+                task.claimed = {user: generation for user, generation in task.claimed.items() if user in there}
             if name == "release" and result:
-                self._process.claimed.pop(args[0], None)
+                task.claimed.pop(args[0], None)
             return result
 
         return call

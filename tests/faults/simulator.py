@@ -57,6 +57,7 @@ class Result:
 
     seed: int
     violations: list[str]
+    known: list[str]
     controllers: int
     commands: int
     contacts: int
@@ -106,19 +107,20 @@ class Schedule:
                 self._next(operator, rng.uniform(0.0, 2.0))
             sim.kernel.run()
             self._all_ended()
-            if not sim.violations:
+            if not sim.kernel.aborted:
                 sim.heal()
                 sim.note("healed")
                 self._check(self.truth(), settled=False)
                 if left := sim.site.leases.ls():
                     sim.violate(f"leases outlive their TTL: {left}")
-            if not sim.violations:
+            if not sim.kernel.aborted:
                 self.settle(self.simulated)
                 self._check(self.truth(), settled=True)
         sim.site.store.close()
         return Result(
             self.seed,
             sim.violations,
+            sim.known,
             len(operators),
             self.commands,
             sim.contacts,
@@ -296,7 +298,7 @@ def main(words: Sequence[str]) -> int:
 def _one(seed: int, *, trace: bool) -> int:
     result = play(seed, trace=trace)
     print("\n".join(result.trace))
-    print("\n".join(result.violations) or f"seed {seed}: nothing broke")
+    print("\n".join(result.violations + result.known) or f"seed {seed}: nothing broke")
     return 1 if result.violations else 0
 
 
@@ -316,6 +318,7 @@ class _Total:
         self.numbers["contacts with the outside"] += result.contacts
         self.faults += result.faults
         self.gaps += result.gaps
+        self.numbers["schedules ended early by what is known"] += bool(result.known)
         if result.violations:
             self.broken.append(result)
             print(f"seed {result.seed}: {result.violations[0]}", file=sys.stderr)
