@@ -25,7 +25,6 @@ from wsctl.coordination.leases import BackendLeases
 from wsctl.errors import NodeUnreachable
 from wsctl.model import Placement
 from wsctl.store.leases import LeaseRows
-from wsctl.store.store import SqlStore
 from wsctl.transport import fanout
 from wsctl.workflow import World
 
@@ -81,7 +80,8 @@ class StoreWire:
     def __init__(self, sim: Sim, process: Process) -> None:
         self._sim = sim
         self._process = process
-        self._real = SqlStore(SimDatabase(sim, process, "state"), CLUSTER, sim.site.store.schema_version())
+        database: Any = SimDatabase(sim, process, "state")
+        self._real = sim.store_type(database, CLUSTER, sim.site.store.schema_version())
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._real, name)

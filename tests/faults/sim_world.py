@@ -30,6 +30,9 @@ TTL_S = 30.0
 CONTACTS = 20_000
 """More than that in one schedule means that something goes round in circles."""
 
+LEASES_IN = {"redis": 5, "rows": 2, "nothing": 3}
+"""Where leases are kept, by how many schedules: a Redis, the state database, or nowhere, as if it forgot everything."""
+
 _TIMEOUT_S = {"state": 10.0, "lease": 2.0, "node": 15.0}
 
 
@@ -64,14 +67,15 @@ class Contact:
 class Sim:
     """One site in virtual time, with everything that may go wrong with it."""
 
-    def __init__(self, seed: int, *, trace: bool = False) -> None:
+    def __init__(self, seed: int, *, trace: bool = False, store: type[SqlStore] = SqlStore) -> None:
         self.kernel = Kernel(seed)
+        self.store_type = store
         self.rng: Random = self.kernel.rng
         self.violations: list[str] = []
         self.known: list[str] = []
         self.trace: list[str] | None = [] if trace else None
         self.contacts = 0
-        self.leases_in = self.rng.choices(("redis", "rows", "nothing"), weights=(5, 2, 3))[0]
+        self.leases_in = self.rng.choices(list(LEASES_IN), weights=list(LEASES_IN.values()))[0]
         self.faults = Faults(self.rng)
         self.site = _site(self.kernel, self.rng)
         self.redis = SimRedis(self.kernel)

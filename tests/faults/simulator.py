@@ -14,7 +14,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +31,7 @@ from tests.faults.sim_world import Sim
 from tests.worlds import Commands
 from wsctl.errors import LeaseHeld, WsctlError
 from wsctl.plan import Plan
+from wsctl.store.store import SqlStore
 from wsctl.routes import render_map, routes_of
 from wsctl.workflow import Outcome
 
@@ -88,9 +89,11 @@ class Operator:
 class Schedule:
     """One seed, played once."""
 
-    def __init__(self, seed: int, *, trace: bool = False, settle: Repair = repair) -> None:
+    def __init__(
+        self, seed: int, *, trace: bool = False, settle: Repair = repair, store: type[SqlStore] = SqlStore
+    ) -> None:
         self.seed = seed
-        self.sim = Sim(seed, trace=trace)
+        self.sim = Sim(seed, trace=trace, store=store)
         self.simulated = Simulated(self.sim)
         self.settle = settle
         self.commands = 0
@@ -261,14 +264,14 @@ def _type(command: Command, commands: Commands, options: dict[str, Any]) -> list
     return outcomes
 
 
-def play(seed: int, *, trace: bool = False, settle: Repair = repair) -> Result:
-    """The schedule of this seed."""
-    return Schedule(seed, trace=trace, settle=settle).play()
+def play(seed: int, *, trace: bool = False, settle: Repair = repair, store: type[SqlStore] = SqlStore) -> Result:
+    """The schedule of this seed. `store` is what processes keep their placements in."""
+    return Schedule(seed, trace=trace, settle=settle, store=store).play()
 
 
-def first_violation(seeds: Sequence[int]) -> Result | None:
+def first_violation(seeds: Iterable[int], *, store: type[SqlStore] = SqlStore) -> Result | None:
     """The first of the seeds that breaks something."""
-    return next((result for seed in seeds if (result := play(seed)).violations), None)
+    return next((result for seed in seeds if (result := play(seed, store=store)).violations), None)
 
 
 # ------------------------------------------------------------------------------------------------ the command line
