@@ -148,6 +148,7 @@ class _Run:
         self.entries = tuple(entries)
         if entries and not isinstance(step, _WRITES):
             self.executor.store.append_audit(entries)
+            self.is_recorded = True
         if isinstance(step, _FENCED):
             self._fence(step.user)
         self.doing[type(step)](step)
@@ -156,7 +157,10 @@ class _Run:
             self.executor.store.append_audit([self.trail.done(self.placement)])
 
     def record_failure(self, error: WsctlError) -> None:
-        """Say in the audit table how it ended; when even that fails, the intent without an outcome tells of it."""
+        """Say in the audit table how it ended; when even that fails, the intent without an outcome tells of it. What
+        lost its race with the first write has no intent there: nothing was done."""
+        if not self.is_recorded:
+            return
         with contextlib.suppress(BackendError):
             self.executor.store.append_audit([self.trail.failed(error, self.placement)])
 

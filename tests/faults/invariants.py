@@ -14,18 +14,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from wsctl.model import (
-    AuditKind,
-    AuditRow,
-    Capacity,
-    Container,
-    LeaseInfo,
-    Placement,
-    PlacementState,
-    Usage,
-    container_name,
-    upstream,
-)
+from wsctl.model import Capacity, Container, LeaseInfo, Placement, PlacementState, Usage, container_name, upstream
+from wsctl.records import AuditKind, AuditRow
 
 _ROUTE = re.compile(r'^ *"u:([a-z0-9_-]+)" (\S+);$', re.MULTILINE)
 

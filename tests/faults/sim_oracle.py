@@ -26,9 +26,7 @@ class Oracle:
     """Watches one site. `violate` is told what broke, `know` what is known to break; `gaps` counts what can't be
     prevented, only mended."""
 
-    def __init__(
-        self, site: Site, kernel: Kernel, violate: Callable[[str], None], know: Callable[[str], None]
-    ) -> None:
+    def __init__(self, site: Site, kernel: Kernel, violate: Callable[[str], None], know: Callable[[str], None]) -> None:
         self.site = site
         self.kernel = kernel
         self.violate = violate
@@ -41,6 +39,7 @@ class Oracle:
         self.purged: set[str] = set()
         self.may_purge: set[str] = set()
         self.effects: set[str] = set()
+        self.users: dict[str, str] = {}
         self.gaps: Counter[str] = Counter()
 
     # ---- the state database
@@ -111,12 +110,14 @@ class Oracle:
 
     def after_effect(self, node: str, name: str, about: str) -> None:
         """A request was carried out by the node's engine."""
-        user = about.removeprefix("ws-u-")
+        user = self.users.get(about, about.removeprefix("ws-u-"))
         if name == "purge_data":
             self._purged(node, user)
         if name in FENCED:
             self.effects.add(user)
         held = self.site.fleet[node]._held.get(container_name(user))
+        if held is not None:
+            self.users[held.id] = user
         if name == "start" and held is not None and held.state == "running":
             self._runs_once(user)
 

@@ -24,6 +24,7 @@ from wsctl.coordination import leases as leases_module
 from wsctl.coordination.leases import BackendLeases
 from wsctl.errors import NodeUnreachable
 from wsctl.model import Placement
+from wsctl.records import Actor
 from wsctl.store.leases import LeaseRows
 from wsctl.transport import fanout
 from wsctl.workflow import World
@@ -168,7 +169,7 @@ class Simulated:
             "leases": leases,
             "engines": engines.__getitem__,
             "clock": SimClock(sim.kernel, process),
-            "who": f"tests@{process.name}",
+            "actor": Actor("tests", process=process.name),
             "lease_wait_s": sim.rng.choice((0.0, 10.0)),
         }
         try:
@@ -212,7 +213,7 @@ class Simulated:
 
         tasks = {}
         for item in order:
-            work = (lambda item=item: fn(item))  # noqa: E731
+            work = lambda item=item: fn(item)  # noqa: E731
             tasks[item] = kernel.spawn(f"{parent.name}/{item}", parent.process, work, leads=False)
             tasks[item].on_end = ended
         give_up = kernel.now + deadline_s

@@ -10,7 +10,6 @@ is all it takes to see a failure again. Not responsible for: what must hold (`in
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
 from collections import Counter
@@ -20,7 +19,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from tests.builders import CLUSTER
 from tests.fakes import _inspected
 from tests.faults.invariants import Truth, broken
 from tests.faults.sim_faults import Kind
@@ -31,8 +29,8 @@ from tests.faults.sim_world import Sim
 from tests.worlds import Commands
 from wsctl.errors import LeaseHeld, WsctlError
 from wsctl.plan import Plan
-from wsctl.store.store import SqlStore
 from wsctl.routes import render_map, routes_of
+from wsctl.store.store import SqlStore
 from wsctl.workflow import Outcome
 
 USERS = ("alice", "bob", "carol")
@@ -334,7 +332,6 @@ class _Total:
         rows += [(f"- {name}", number) for name, number in sorted(self.gaps.items())]
         rows += [("violations", len(self.broken)), ("seconds", round(took_s))]
         return ["| what | how many |", "|---|---|", *(f"| {name} | {number:,} |" for name, number in rows)]
-
 
 
 if __name__ == "__main__":
