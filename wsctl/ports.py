@@ -154,7 +154,7 @@ class Store(Protocol):
         """All placements, sorted by user. Raises `BackendError` naming the first row that is damaged."""
 
     def placements_and_damage(self) -> tuple[list[Placement], list[DamagedPlacement]]:
-        """The placements that can be read, and the rows that can't (or whose user can't be one); both sorted by user."""
+        """The placements that can be read, and the rows that can't (or whose user can't be one), sorted by user."""
 
     def placement(self, user: str) -> Placement | None:
         """One placement."""
