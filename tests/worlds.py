@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -40,8 +41,9 @@ from wsctl.model import (
 from wsctl.planner import Decision, Rules, plan_mark, plan_place, plan_remove, plan_restart, plan_start, plan_stop
 from wsctl.reaper import Reaper, ReapOptions
 from wsctl.reconciler import Reconciler, Repair
+from wsctl.records import Actor
 from wsctl.store import lease_rows, migrations
-from wsctl.store.sqlite import open_sqlite
+from wsctl.store.sqlite import SqliteDatabase, open_sqlite
 from wsctl.store.store import SqlStore
 from wsctl.workflow import Operation, Options, Outcome, Workflow, World
 
@@ -80,7 +82,7 @@ class Site:
             "leases": leases,
             "engines": lambda name: Proxy(name, self.fleet(name), wire, CALLS),
             "clock": self.clock,
-            "who": "tests@here:1",
+            "actor": Actor("tests", process="here:1"),
             "lease_wait_s": 0.0,
         }
         try:
@@ -140,12 +142,21 @@ def make_site(*names: str, state: Path | None = None, spec: WorkspaceSpec = SPEC
     fleet, clock = FakeFleet(names), FakeClock()
     each = {name: of_nodes.pop(name, {}) for name in names}
     nodes = {name: node(name, **{"address": fleet[name].address, **of_nodes, **each[name]}) for name in names}
-    database = open_sqlite(state, now=clock.now)
     if state is None:
-        _template().backup(database._connection)
-    store = SqlStore(database, CLUSTER, migrations.ensure(database, "the state of a test", create=True))
+        database, version = copy_of_empty_database(clock.now)
+    else:
+        database = open_sqlite(state, now=clock.now)
+        version = migrations.ensure(database, "the state of a test", create=True)
+    store = SqlStore(database, CLUSTER, version)
     leases = open_leases(None, cluster=CLUSTER, rows=lambda: lease_rows(store), holder="somebody@else:2")
     return Site(nodes, fleet, clock, store, leases, {"default": spec})
+
+
+def copy_of_empty_database(now: Callable[[], datetime]) -> tuple[SqliteDatabase, int]:
+    """A database in memory with its tables, and their version."""
+    database = open_sqlite(None, now=now)
+    _template().backup(database._connection)
+    return database, migrations.KNOWN
 
 
 @cache
@@ -221,7 +232,10 @@ class Commands:
 
 # ------------------------------------------------------------------------------------------------------- the wire
 
-WRITES = ("reserve", "claim", "settle", "release", "set_mark", "touch", "save_samples", "recount")
+WRITES = (
+    "reserve", "claim", "settle", "release", "set_mark", "touch", "save_samples", "append_audit", "recount",
+    "begin_request", "finish_request",
+)  # fmt: skip
 CALLS = (
     "facts", "containers", "container", "has_image", "pull", "create", "start", "stop", "rename", "remove",
     "await_ready", "tx_bytes", "purge_data",

@@ -7,11 +7,9 @@ line (`commands`), the pipeline (`workflow`), or any decision. Nothing here is i
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,10 +18,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from wsctl.model import Node
 from wsctl.ports import Clock, Engine, Leases
+from wsctl.records import Actor
+
+START_WAIT_S = 600.0
+"""How long a start is queued: a thousand logins at once on a few nodes take minutes, and each is right to wait."""
 
 if TYPE_CHECKING:
+    from wsctl.coordination.gate import StartGate
     from wsctl.inventory import Inventory
     from wsctl.output import Output
+    from wsctl.requests import Request
     from wsctl.store.store import SqlStore
     from wsctl.transport import HostKey
     from wsctl.workflow import World
@@ -132,10 +136,54 @@ class App:
         return self._open_leases(lambda: self.store_for_reading)
 
     @cached_property
+    def start_gate(self) -> StartGate:
+        """The gate before every start; nothing is asked before one."""
+        from wsctl.coordination import open_slots
+        from wsctl.coordination.gate import StartGate
+        from wsctl.store import slot_rows
+
+        slots = open_slots(
+            self.inventory.coordination,
+            cluster=self.inventory.cluster,
+            rows=lambda: slot_rows(self.store),
+            password=self.coordination_password,
+            base=self.inventory_file.parent,
+        )
+        self._stack.callback(slots.close)
+        limits = {name: node.max_concurrent_starts for name, node in self.inventory.nodes.items()}
+        gate = StartGate(slots, limits, wait_s=START_WAIT_S)
+        self._stack.callback(gate.close)
+        return gate
+
+    def starting(self, node: str, token: str, check: Callable[[], None]) -> AbstractContextManager[None]:
+        """`executor.Starting`."""
+
+        def cancelled() -> bool:
+            check()
+            return False
+
+        return self.start_gate.starting(node, token, cancelled=cancelled)
+
+    @cached_property
+    def actor(self) -> Actor:
+        """Who runs this command."""
+        from wsctl.origin import actor
+
+        return actor(os.environ)
+
+    @property
     def who(self) -> str:
         """`user@host:pid`, with the user behind sudo if there is one."""
-        user = os.environ.get("SUDO_USER") or _login()
-        return f"{user}@{socket.gethostname()}:{os.getpid()}"
+        return str(self.actor)
+
+    def request(
+        self, request_id: str | None, verb: str, targets: Iterable[str], **parameters: object
+    ) -> Request | None:
+        """What --request-id stands for: the verb on these targets (in whatever order) with these parameters."""
+        from wsctl.requests import make_request
+
+        values = {"targets": sorted(targets), **parameters}
+        return make_request(request_id, verb, values, self.inventory.requests_keep_s)
 
     @cached_property
     def state_password(self) -> str | None:
@@ -160,7 +208,8 @@ class App:
             leases=self.leases,
             engines=self.fleet.engine,
             clock=self.wiring.clock,
-            who=self.who,
+            actor=self.actor,
+            starting=self.starting,
             warm=self.fleet.warm,
             parallel=parallel,
             lease_wait_s=wait_s,
@@ -194,14 +243,6 @@ class App:
         )
         self._stack.callback(store.close)
         return store
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # An id without a passwd entry, as in minimal containers.
-        return str(os.getuid())
 
 
 def _secret(variable: str, file: str | None, key: str) -> str | None:

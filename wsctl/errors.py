@@ -11,8 +11,10 @@ original, so that nothing above them knows paramiko, docker, pymysql or redis.
     ├─ Refused                      5   a rule says no
     │   ├─ ConfirmationRequired         nobody to ask, and no --yes
     │   ├─ PlanChanged                  the world moved since the plan was shown
-    │   └─ StaleGeneration              the placement was changed by somebody else
+    │   ├─ StaleGeneration              the placement was changed by somebody else
+    │   └─ AuditDamaged                 rows of the audit table were changed or removed
     ├─ LeaseHeld                    6   somebody else is acting on it
+    │   └─ StartsBusy                   the node is starting as many workspaces as it may
     ├─ Unschedulable                7   no node fits, with the reason of each
     ├─ NodeError                    8
     │   ├─ NodeUnreachable              no connection: the node's state is unknown
@@ -91,6 +93,20 @@ class PlanChanged(Refused):
     code = "plan-changed"
 
 
+class AuditDamaged(Refused):
+    """Rows of the audit table were changed or removed: `details["problems"]` has all, `problems` lines of the first."""
+
+    code = "audit-damaged"
+
+    def __init__(self, found: Sequence[tuple[str, int, str]], *, hint: str | None = None) -> None:
+        details = [{"target": target, "sequence": sequence, "problem": what} for target, sequence, what in found]
+        count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
+        super().__init__(f"the audit table is damaged: {count}", hint=hint, details={"problems": details})
+        lines = [f"{target} {sequence}: {what}" for target, sequence, what in found]
+        rest = [f"… and {len(lines) - 20} more: -o json"] if len(lines) > 20 else []
+        self.problems = (*lines[:20], *rest)
+
+
 class StaleGeneration(Refused):
     """A compare-and-swap lost: the placement's generation moved."""
 
@@ -102,6 +118,12 @@ class LeaseHeld(WsctlError):
 
     exit_code = 6
     code = "busy"
+
+
+class StartsBusy(LeaseHeld):
+    """No slot to start on the node was free in time; `details` names node, limit and the seconds waited."""
+
+    code = "starts-busy"
 
 
 class Unschedulable(WsctlError):

@@ -6,15 +6,21 @@ and stopping at the first failure. Not responsible for any decision: no step is 
 Every effect is preceded by a check that the lease still stands; every write is a compare-and-swap on the generation;
 and right before a container or its files are touched the generation is read once more, for a holder that slept
 through its lease must not stop, replace or purge what somebody else has started since.
+
+And every work is in the audit table before its first effect: the intent goes into the transaction of the first write
+(or into one of its own, if an engine is touched first), the outcome into that of the last. Who can't write them
+doesn't act.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
-from wsctl.errors import NodeError, NotReady, PlanChanged, StaleGeneration, Unschedulable, WsctlError
+from wsctl.audit import Auditor, Trail
+from wsctl.errors import BackendError, NodeError, NotReady, PlanChanged, StaleGeneration, Unschedulable, WsctlError
 from wsctl.model import (
     LABEL_CLUSTER,
     LABEL_GENERATION,
@@ -46,19 +52,32 @@ from wsctl.plan import (
     Work,
 )
 from wsctl.ports import Clock, Conflict, ContainerSpec, EngineFactory, Reservation, Store
+from wsctl.records import AuditEntry
+
+Starting = Callable[[str, str, Callable[[], None]], AbstractContextManager[None]]
+"""Waits for a free place among the containers that may be starting on a node at once: node, token of the operation,
+and what to call meanwhile, which raises when there is no point in waiting any more."""
+
+
+def at_once(node: str, token: str, check: Callable[[], None]) -> AbstractContextManager[None]:
+    """No limit: every container may start at once."""
+    return contextlib.nullcontext()
 
 
 @dataclass(slots=True)
 class Executor:
-    """Carries out works. `who` is recorded with marks; `check` raises when the lease was lost."""
+    """Carries out works. `auditor` says who acts; `check` raises when the lease was lost; `starting` is entered before
+    a container is made or started, and left when it answers.
+    """
 
     cluster: str
     nodes: Mapping[str, Node]
     store: Store
     engines: EngineFactory
     clock: Clock
-    who: str
+    auditor: Auditor
     check: Callable[[], None] = lambda: None
+    starting: Starting = at_once
 
     def run(self, work: Work, spec: WorkspaceSpec | None, placement: Placement | None) -> Placement | None:
         """Do the steps of one target; return the placement they led to (None: there is none any more).
@@ -66,10 +85,16 @@ class Executor:
         `placement` is the one the work was decided on. Raises whatever the first failing step raises; what was done
         before stays done, and planning again from what is observed yields the rest.
         """
-        run = _Run(self, spec, placement)
-        for step in work.steps:
-            self.check()
-            run.do(step)
+        run = _Run(self, spec, placement, self.auditor.trail(work, placement))
+        with contextlib.ExitStack() as stack:
+            try:
+                for step in work.steps:
+                    run.queue_for_start(step, stack)
+                    self.check()
+                    run.do(step, is_last=step is work.steps[-1])
+            except WsctlError as error:
+                run.record_failure(error)
+                raise
         return run.placement
 
 
@@ -82,8 +107,12 @@ class _Run:
     executor: Executor
     spec: WorkspaceSpec | None
     placement: Placement | None
+    trail: Trail
     container_id: str | None = None
     sent_bytes: int | None = None
+    is_recorded: bool = False
+    is_queued: bool = False
+    entries: tuple[AuditEntry, ...] = ()
     doing: dict[type[Step], Callable[..., None]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,11 +132,41 @@ class _Run:
             MarkNode: self._mark,
         }
 
-    def do(self, step: Step) -> None:
-        """The effect of one step."""
+    def queue_for_start(self, step: Step, stack: contextlib.ExitStack) -> None:
+        """Before the first step that puts an engine to work for a start, wait until the node has a place for it."""
+        if self.is_queued or not isinstance(step, (CreateContainer, StartContainer)):
+            return
+        self.is_queued = True
+        executor = self.executor
+        stack.enter_context(executor.starting(step.node, self.trail.operation, executor.check))
+
+    def do(self, step: Step, *, is_last: bool) -> None:
+        """The effect of one step, with its place in the audit table."""
+        entries = [] if self.is_recorded else [self.trail.intent()]
+        if is_last and isinstance(step, _WRITES):
+            entries.append(self.trail.done(self._after(step)))
+        self.entries = tuple(entries)
+        if entries and not isinstance(step, _WRITES):
+            self.executor.store.append_audit(entries)
+            self.is_recorded = True
         if isinstance(step, _FENCED):
             self._fence(step.user)
         self.doing[type(step)](step)
+        self.is_recorded = True
+        if is_last and not isinstance(step, _WRITES):
+            self.executor.store.append_audit([self.trail.done(self.placement)])
+
+    def record_failure(self, error: WsctlError) -> None:
+        """Say in the audit table how it ended; when even that fails, the intent without an outcome tells of it. What
+        lost its race with the first write has no intent there: nothing was done."""
+        if not self.is_recorded:
+            return
+        with contextlib.suppress(BackendError):
+            self.executor.store.append_audit([self.trail.failed(error, self.placement)])
+
+    def _after(self, step: Step) -> Placement | None:
+        """The placement that the last step of the work leads to."""
+        return replace(self._placed(), state=step.state) if isinstance(step, Settle) else None
 
     def _fence(self, user: str) -> None:
         """Raise `StaleGeneration` unless the placement is as this run left it (or there is still none)."""
@@ -120,7 +179,7 @@ class _Run:
         wanted = Reservation(
             step.user, step.node, step.address, step.port, step.resources, step.capacity, step.workspace_class
         )
-        result = self.executor.store.reserve(wanted)
+        result = self.executor.store.reserve(wanted, audit=self.entries)
         if isinstance(result, Conflict):
             raise PlanChanged(f"{step.user} could not be reserved on {step.node}: {_CONFLICTS[result]}")
         self.placement = result
@@ -134,6 +193,7 @@ class _Run:
             new_container=step.new_container,
             port=step.port,
             resources=step.resources,
+            audit=self.entries,
         )
         if result is Conflict.NODE_FULL:
             raise Unschedulable(f"{step.node} has no room to start {step.user} any more", hint="wsctl node ls")
@@ -188,6 +248,7 @@ class _Run:
             if self.sent_bytes is not None:
                 self.sent_bytes += answered
         except NotReady:
+            self.entries = ()
             self._record(PlacementState.FAILED)
             raise
 
@@ -233,16 +294,17 @@ class _Run:
 
     def _release(self, step: Release) -> None:
         generation = self.placement.generation if self.placement is not None else 0
-        if not self.executor.store.release(step.user, generation, keep_home=step.keep_home):
+        if not self.executor.store.release(step.user, generation, keep_home=step.keep_home, audit=self.entries):
             raise self._stale(step.user, generation)
         self.placement = None
 
     def _mark(self, step: MarkNode) -> None:
-        self.executor.store.set_mark(step.node, step.state, step.reason, self.executor.who)
+        who = str(self.executor.auditor.actor)
+        self.executor.store.set_mark(step.node, step.state, step.reason, who, audit=self.entries)
 
     def _record(self, state: PlacementState) -> None:
         placement = self._placed()
-        if not self.executor.store.settle(placement.user, placement.generation, state):
+        if not self.executor.store.settle(placement.user, placement.generation, state, audit=self.entries):
             raise self._stale(placement.user, placement.generation)
         self.placement = replace(placement, state=state)
 
@@ -265,6 +327,7 @@ class _Run:
         )
 
 
+_WRITES = (Reserve, Claim, Settle, Release, MarkNode)
 _FENCED = (CreateContainer, StartContainer, StopContainer, RemoveContainer, QuarantineContainer, PurgeData)
 
 _CONFLICTS = {

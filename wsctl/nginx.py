@@ -75,8 +75,8 @@ def current(path: Path) -> bytes | None:
         raise _in_the_way(path, "read", error) from error
 
 
-def replace_file(path: Path, text: str) -> bool:
-    """Put `text` at `path` in one step, world-readable, durable when the call returns. False: it was there already.
+def replace_file(path: Path, text: str, mode: int = 0o644) -> bool:
+    """Put `text` at `path` in one step, with `mode`, durable when the call returns. False: it was there already.
 
     A reader sees the old file or the new one, never a part. Raises `Refused` naming what is in the way.
     """
@@ -89,7 +89,7 @@ def replace_file(path: Path, text: str) -> bool:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fchmod(file.fileno(), 0o644)
+                os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
             os.replace(name, path)
         except BaseException:

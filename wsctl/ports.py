@@ -15,8 +15,6 @@ from typing import Protocol, Self
 
 from wsctl.model import (
     Activity,
-    AuditEntry,
-    AuditRow,
     Capacity,
     Container,
     DamagedPlacement,
@@ -28,10 +26,10 @@ from wsctl.model import (
     Placement,
     PlacementState,
     ReadyProbe,
-    RequestRecord,
     Resources,
     Usage,
 )
+from wsctl.records import AuditEntry, AuditRow, RequestRecord
 
 
 class Clock(Protocol):
@@ -154,7 +152,7 @@ class Store(Protocol):
         """All placements, sorted by user. Raises `BackendError` naming the first row that is damaged."""
 
     def placements_and_damage(self) -> tuple[list[Placement], list[DamagedPlacement]]:
-        """The placements that can be read, and the rows that can't (or whose user can't be one), sorted by user."""
+        """The placements that can be read, and the rows that cannot (or whose user cannot be one); sorted by user."""
 
     def placement(self, user: str) -> Placement | None:
         """One placement."""

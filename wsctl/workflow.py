@@ -10,9 +10,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from wsctl import observe
+from wsctl.audit import Auditor
 from wsctl.errors import (
     EngineError,
     LeaseHeld,
@@ -25,12 +26,13 @@ from wsctl.errors import (
     StaleGeneration,
     WsctlError,
 )
-from wsctl.executor import Executor
+from wsctl.executor import Executor, Starting, at_once
 from wsctl.knowledge import Knowledge, is_unasked
 from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceSpec
 from wsctl.plan import Plan, Reserve, Work
 from wsctl.planner import Decision, plan_undo
 from wsctl.ports import Clock, EngineFactory, Leases, Store
+from wsctl.records import Actor
 from wsctl.scheduler import next_port, with_placement
 from wsctl.transport.fanout import run as fan_out
 
@@ -52,7 +54,8 @@ class World:
     leases: Leases
     engines: EngineFactory
     clock: Clock
-    who: str
+    actor: Actor
+    starting: Starting = at_once
     warm: Callable[[Iterable[str]], None] = lambda names: None
     parallel: int = 8
     lease_wait_s: float = 10.0
@@ -92,12 +95,14 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to go about it. `confirm` is called with the plan before anything is done (None: nobody is asked) and raises
-    to refuse; `report` is called with each outcome as it comes, from any thread.
+    to refuse; `report` is called with each outcome as it comes, from any thread; `request_id` is recorded with what is
+    done.
     """
 
     dry_run: bool = False
     confirm: Callable[[Plan], None] | None = None
     report: Callable[[Outcome], None] = lambda outcome: None
+    request_id: str | None = None
 
 
 class Workflow:
@@ -134,7 +139,7 @@ class Workflow:
             for outcome in outcomes.values():
                 options.report(outcome)
             stopped = threading.Event()
-            executor = self._executor(check, stopped)
+            executor = self._executor(Auditor(operation.verb, self.world.actor, options.request_id), check, stopped)
 
             def act(decision: Decision) -> Outcome:
                 outcome = self._carry_out(operation, decision, view, executor)
@@ -161,7 +166,7 @@ class Workflow:
                 raise result
         return {target: result for target, result in results.items() if isinstance(result, Outcome)}
 
-    def _executor(self, check_leases: Callable[[], None], stopped: threading.Event) -> Executor:
+    def _executor(self, auditor: Auditor, check_leases: Callable[[], None], stopped: threading.Event) -> Executor:
         world = self.world
 
         def check() -> None:
@@ -169,7 +174,9 @@ class Workflow:
                 raise Refused("the command was stopped")
             check_leases()
 
-        return Executor(world.cluster, world.nodes, world.store, world.engines, world.clock, world.who, check)
+        return Executor(
+            world.cluster, world.nodes, world.store, world.engines, world.clock, auditor, check, world.starting
+        )
 
     def _take_leases(self, operation: Operation, stack: ExitStack) -> tuple[Callable[[], None], dict[str, WsctlError]]:
         """Leases on all targets; those held by somebody else come back with the error, and don't stop the others."""
@@ -301,7 +308,9 @@ class Workflow:
                 if not operation.places or placement is None or placement.state is not PlacementState.RESERVED:
                     return view if isinstance(error, PortTaken) else None
                 # Nothing of the user exists yet and the engine said a clear no: give the place back, try another.
-                executor.run(plan_undo(target, view, f"{error.node} refused"), None, placement)
+                # Its outcome isn't that of the request: the request goes on.
+                undoing = replace(executor, auditor=replace(executor.auditor, request_id=None))
+                undoing.run(plan_undo(target, view, f"{error.node} refused"), None, placement)
                 self.knowledge.exclude(error.node, f"refused: {error.reason}")
                 fresh = self._snapshot()
         return self.knowledge.applied_to(fresh)

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backends import PASSWORD, MariaDb
 from places import Place
 
 import wsctl.store
 from wsctl.errors import BackendError
-from wsctl.model import Actor, AuditEntry, AuditKind, Capacity, NodeState, Placement, PlacementState, Resources
+from wsctl.model import Capacity, NodeState, Placement, PlacementState, Resources
 from wsctl.ports import Conflict, Reservation
+from wsctl.records import Actor, AuditEntry, AuditKind
 from wsctl.store import chain
 from wsctl.store.store import SqlStore
 
@@ -102,6 +104,12 @@ def test_odd_and_long_text_is_kept_as_it_can_be(store: SqlStore) -> None:
     assert len(second.entry.actor.os_user) == 200
 
 
+def test_spaces_at_the_end_make_no_other_target(store: SqlStore) -> None:
+    store.append_audit([entry("alice"), entry("alice "), entry("alice  ")])
+    assert [(row.entry.target, row.sequence) for row in store.audit()] == [("alice", 1), ("alice", 2), ("alice", 3)]
+    intact(store)
+
+
 def test_many_rows_and_targets_at_once(store: SqlStore) -> None:
     store.append_audit([entry(f"u{number % 3}", detail=str(number)) for number in range(300)])
     assert [row.sequence for row in store.audit(targets=["u1"])] == list(range(1, 101))
@@ -125,6 +133,7 @@ def test_the_newest_oldest_first(store: SqlStore) -> None:
     assert details(targets={f"u{n}" for n in range(400)}, limit=3) == "234"
     assert details(request_id="r1") == "34"
     assert details(request_id="r1", targets=["u1"]) == "3"
+    assert details(request_id="r\udcff", targets=["u\udcff"]) == ""
     rows = store.audit()
     assert details(since=rows[2].at) == "234"
     assert details(since=rows[4].at + timedelta(seconds=1)) == ""
@@ -516,6 +525,31 @@ def test_no_statement_changes_or_deletes_a_row() -> None:
         text = re.sub(r"[\"'()\s]+", " ", path.read_text())
         assert not statements.search(text), path.name
     assert statements.search("DELETE FROM audit WHERE")
+
+
+def test_a_user_who_may_only_insert_is_enough(mariadb: MariaDb, tmp_path: Path) -> None:
+    """The server itself says that nothing changes or deletes a row."""
+    name = mariadb.new_database()
+    Place(mariadb.url(name), tmp_path, PASSWORD).open().close()
+    tables = [str(row[0]) for row in mariadb.admin("SHOW TABLES", database=name)]
+    mariadb.admin(
+        f"CREATE USER 'insert_only'@'%' IDENTIFIED BY '{PASSWORD}'",
+        f"GRANT SELECT, INSERT ON {name}.audit TO 'insert_only'@'%'",
+        *(f"GRANT ALL ON {name}.{table} TO 'insert_only'@'%'" for table in tables if table != "audit"),
+    )
+    place = Place(mariadb.url(name).replace("wsctl@", "insert_only@"), tmp_path, PASSWORD)
+    store = place.open()
+    try:
+        grown(store)
+        assert isinstance(store.reserve(WANTED, audit=[entry()]), Placement)
+        assert store.release("alice", 1, keep_home=False, audit=[entry()])
+        assert len(store.audit()) == 8
+        intact(store)
+        with pytest.raises(BackendError, match="the user may not do this"):
+            place.sql("DELETE FROM audit")
+    finally:
+        store.close()
+        mariadb.admin("DROP USER 'insert_only'@'%'", f"DROP DATABASE {name}")
 
 
 def test_every_kind_of_write_leaves_older_rows_alone(store: SqlStore, place: Place) -> None:

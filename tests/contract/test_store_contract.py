@@ -449,6 +449,57 @@ def test_random_writers_keep_used_equal_to_counted(store: SqlStore, seed: int) -
     counted(store)
 
 
+# recount
+
+
+def test_recount_mends_counters(store: SqlStore, place: Place) -> None:
+    placed(store.reserve(want("u1", port=20001)))
+    placed(store.reserve(want("u2", port=20002)))
+    assert store.settle("u2", 1, S.STOPPED)
+    right = store.usage()
+    assert right == {"n1": Usage(2, 1, 1 << 30, 500)}
+    assert not store.recount("n1")
+    for wrong in ("workspaces = 7", "active = 0", "memory_bytes = 5", "cpus_milli = 0, active = 9"):
+        place.sql(f"UPDATE node_usage SET {wrong}")
+        assert store.usage() != right
+        assert store.recount("n1")
+        assert store.usage() == right
+        assert not store.recount("n1")
+    assert store.last_ports() == {"n1": 20002}
+
+
+def test_recount_of_nodes_without_a_row(store: SqlStore, place: Place) -> None:
+    assert not store.recount("nowhere")
+    assert store.usage() == {}
+    placed(store.reserve(want()))
+    place.sql("DELETE FROM node_usage")
+    assert store.recount("n1")
+    assert store.usage() == {"n1": Usage(1, 1, 1 << 30, 500)}
+    assert store.release("alice", 1, keep_home=None)
+    place.sql("UPDATE node_usage SET workspaces = 3")
+    assert store.recount("n1")
+    assert store.usage() == {"n1": Usage()}
+
+
+def test_recount_among_writers(store: SqlStore) -> None:
+    """It never takes a half-done write for the truth."""
+
+    def writer(number: int) -> None:
+        for turn in range(10):
+            made = store.reserve(want(f"u{number}", port=20000 + number))
+            store.settle(f"u{number}", 1, S.STOPPED)
+            if turn < 9 and isinstance(made, Placement):
+                store.release(f"u{number}", 1, keep_home=None)
+
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(writer, number) for number in range(4)]
+        counts = [pool.submit(store.recount, "n1") for _ in range(40)]
+        for job in jobs:
+            job.result()
+    assert not any(count.result() for count in counts)
+    assert store.usage() == {"n1": Usage(4, 0, 0, 0)}
+
+
 # schema
 
 

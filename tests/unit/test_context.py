@@ -98,7 +98,7 @@ def test_a_rehearsal_reads_without_making_a_file(inventory: Path) -> None:
     world = one.world(dry_run=True, parallel=3, wait_s=1.5)
     assert world.store.placements() == []
     assert (world.parallel, world.lease_wait_s) == (3, 1.5)
-    assert world.who == one.who
+    assert world.actor == one.actor
     one.close()
     assert os.listdir(inventory.parent) == ["inventory.yaml"]
 

@@ -10,6 +10,7 @@ import pytest
 from tests.builders import CLUSTER, IMAGE, RESOURCES, capacity
 from tests.fakes import PROBE_BYTES
 from tests.worlds import SPEC, Site, invariants, make_site
+from wsctl.audit import Auditor
 from wsctl.errors import EngineError, LeaseLost, NotReady, PlanChanged, StaleGeneration, Unschedulable
 from wsctl.executor import Executor
 from wsctl.model import NodeState, Placement, PlacementState, ReadyProbe
@@ -30,7 +31,9 @@ from wsctl.plan import (
     StopContainer,
     Work,
 )
+from wsctl.records import Actor
 
+ME = Actor("me", process="here:1")
 PROBE = ReadyProbe("/", 30.0)
 
 
@@ -57,7 +60,7 @@ def do(
     site: Site, *steps: Step, placement: Placement | None = None, check: Callable[[], None] = lambda: None
 ) -> Placement | None:
     """Carry out the steps."""
-    executor = Executor(CLUSTER, site.nodes, site.store, site.fleet, site.clock, "me@here:1", check)
+    executor = Executor(CLUSTER, site.nodes, site.store, site.fleet, site.clock, Auditor("test", ME), check)
     return executor.run(Work("alice", "done", steps), SPEC, placement)
 
 
@@ -97,7 +100,7 @@ def test_the_container_is_made_from_spec_node_and_placement(site: Site) -> None:
 
 def test_the_users_name_in_the_environment_cannot_be_overridden_by_the_spec(site: Site) -> None:
     spec = replace(SPEC, env={"WSCTL_USER": "root", "LANG": "C"})
-    executor = Executor(CLUSTER, site.nodes, site.store, site.fleet, site.clock, "me", lambda: None)
+    executor = Executor(CLUSTER, site.nodes, site.store, site.fleet, site.clock, Auditor("test", ME), lambda: None)
     executor.run(Work("alice", "created", (reserve(), CreateContainer("alice", "n1", ""))), spec, None)
     assert site.fleet["n1"].held("ws-u-alice").spec.env == {"WSCTL_USER": "alice", "LANG": "C"}
 
@@ -338,6 +341,6 @@ def test_steps_in_the_wrong_order_are_a_bug(site: Site, step: Step) -> None:
 
 
 def test_creating_without_a_spec_is_a_bug(site: Site) -> None:
-    executor = Executor(CLUSTER, site.nodes, site.store, site.fleet, site.clock, "me", lambda: None)
+    executor = Executor(CLUSTER, site.nodes, site.store, site.fleet, site.clock, Auditor("test", ME), lambda: None)
     with pytest.raises(AssertionError):
         executor.run(Work("alice", "x", (reserve(), CreateContainer("alice", "n1", ""))), None, None)

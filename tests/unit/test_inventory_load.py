@@ -62,6 +62,7 @@ def test_the_shortest_inventory_gets_every_default() -> None:
             )
         },
         strategy=Strategy.SPREAD,
+        requests_keep_s=604_800.0,
         gateway=GatewaySettings("/ws/", True, None, 3600.0, 5.0, 1024**3),
         nodes={
             "here": Node(
@@ -75,6 +76,7 @@ def test_the_shortest_inventory_gets_every_default() -> None:
                 storage="local",
                 bind_address=None,
                 weight=1.0,
+                max_concurrent_starts=8,
                 labels={},
             )
         },
@@ -92,7 +94,7 @@ def test_written_defaults_are_what_absent_keys_mean() -> None:
     for name, key in TABLE.keys.items():
         if key.default is not None:
             lines.append(f"{name}: {key.default}")
-    for section in ("defaults", "workspace", "gateway", "scheduler"):
+    for section in ("defaults", "workspace", "gateway", "scheduler", "requests"):
         lines.append(f"{section}:")
         if section == "workspace":
             lines.append("  image: a/b:1")
@@ -117,6 +119,7 @@ defaults:
   labels: {zone: a, disk: hdd}
   bind_address: 10.9.9.9
   weight: 2
+  max_concurrent_starts: 20
 nodes:
   n2:
     address: 10.0.0.2
@@ -125,6 +128,7 @@ nodes:
     labels: {disk: ssd}
     bind_address: null
     weight: 0.5
+    max_concurrent_starts: null
   n1: {address: 10.0.0.1}
 """
     )
@@ -137,6 +141,7 @@ nodes:
     assert (one.labels, two.labels) == ({"zone": "a", "disk": "hdd"}, {"zone": "a", "disk": "ssd"})
     assert (one.bind_address, two.bind_address) == ("10.9.9.9", None)
     assert (one.weight, two.weight) == (2.0, 0.5)
+    assert (one.max_concurrent_starts, two.max_concurrent_starts) == (20, None)
 
 
 def test_a_class_inherits_from_the_workspace() -> None:

@@ -106,6 +106,7 @@ nodes = optional(
     bind_address=st.none() | st.ip_addresses(network="10.0.0.0/8").map(str) | st.just("fd00::7"),
     host_root=paths, storage=st.sampled_from(["local", "shared"]), labels=st.dictionaries(words, words, max_size=3),
     weight=st.integers(1, 10**6).map(lambda milli: milli / 1000),
+    max_concurrent_starts=st.none() | st.integers(1, 1000),
 )  # fmt: skip
 workspaces = optional(
     command=st.none() | st.lists(texts, min_size=1, max_size=3), container_port=st.integers(1, 65535), mount=paths,
@@ -122,13 +123,14 @@ workspaces = optional(
     nodes,
     workspaces,
     st.dictionaries(names, workspaces, max_size=2),
+    durations,
 )
 def test_what_is_shown_loads_to_the_same(
-    own: dict[str, Any], defaults: dict[str, Any], workspace: dict[str, Any], classes: dict[str, Any]
+    own: dict[str, Any], defaults: dict[str, Any], workspace: dict[str, Any], classes: dict[str, Any], keep: str
 ) -> None:
     classes.pop("default", None)
     tree = {
-        "version": 1, "cluster": "a", "defaults": defaults,
+        "version": 1, "cluster": "a", "defaults": defaults, "requests": {"keep": keep},
         "workspace": {"image": "a", **workspace, "classes": classes},
         "nodes": {name: {"address": f"host-{name}", **node} for name, node in own.items()},
     }  # fmt: skip

@@ -16,6 +16,8 @@ ONE_OF = {
     "workspace": "version: 1\ncluster: a\nnodes: {{n: {{address: h}}}}\nworkspace: {{image: a, {key}: {value} }}\n",
     "gateway": "version: 1\ncluster: a\nnodes: {{n: {{address: h}}}}\nworkspace: {{image: a}}\n"
     "gateway: {{{key}: {value} }}\n",
+    "requests": "version: 1\ncluster: a\nnodes: {{n: {{address: h}}}}\nworkspace: {{image: a}}\n"
+    "requests: {{{key}: {value} }}\n",
 }  # fmt: skip
 
 
@@ -340,6 +342,21 @@ def test_bad_cpus(text: str, why: str) -> None:
         refusal("workspace.cpus", text)
         == f"{why}, expected a number of cores, 0.01 to 4096 with at most three decimals"
     )
+
+
+def test_limits_of_starts() -> None:
+    assert take("node.max_concurrent_starts", "1000").nodes["n"].max_concurrent_starts == 1000
+    assert take("node.max_concurrent_starts", "null").nodes["n"].max_concurrent_starts is None
+    for text in ("0", "1001", "-1"):
+        assert refusal("node.max_concurrent_starts", text) == (
+            f"'{text}' is out of range, expected a number of starts, 1 to 1000"
+        )
+
+
+def test_how_long_request_ids_are_kept() -> None:
+    assert take("requests.keep", "36h").requests_keep_s == 129_600
+    assert reason("requests.keep", "7") == "'7' has no unit (write 7s or 7m)"
+    assert reason("requests.keep", "0") == "'0' is no time at all"
 
 
 def test_weights() -> None:

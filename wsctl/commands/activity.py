@@ -5,14 +5,17 @@ Responsible for: their options and how verdicts are shown. Not responsible for: 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsctl.commands.options import DryRunOpt, YesOpt, check_users, command, seconds
+from wsctl.commands.options import DryRunOpt, RequestOpt, YesOpt, check_users, command, seconds
 from wsctl.commands.place import FromOpt, read_users
 from wsctl.context import App
 from wsctl.errors import NotFound, PartialFailure, UsageError
+
+if TYPE_CHECKING:
+    from wsctl.planner import IdleVerdict
 
 
 @command
@@ -20,6 +23,7 @@ def touch(
     app: App,
     users: Annotated[list[str] | None, typer.Argument(metavar="[USER…]", show_default=False, help="User ids.")] = None,
     source: FromOpt = None,
+    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
@@ -35,14 +39,19 @@ def touch(
     placed = {placement.user for placement in store.placements_and_damage()[0]}
     known = [user for user in targets if user in placed]
     unknown = [user for user in targets if user not in placed]
-    now = app.wiring.clock.now()
-    if known and not dry_run:
-        store.touch(known, now, "touch")
     from wsctl.output import Column
+    from wsctl.requests import items_once
+
+    def record() -> list[dict[str, object]]:
+        now = app.wiring.clock.now()
+        if not dry_run:
+            store.touch(known, now, "touch")
+        verb = "would-touch" if dry_run else "touched"
+        return [{"user": user, "last_active_at": now, "action": verb} for user in known]
 
     if known:
-        verb = "would-touch" if dry_run else "touched"
-        items = [{"user": user, "last_active_at": now, "action": verb} for user in known]
+        request = None if dry_run else app.request(request_id, "touch", targets)
+        items = record() if request is None else items_once(app.world(), request, record)
         app.out.rows(items, (Column("user"), Column("last_active_at"), Column("action")))
     if unknown:
         message = f"{len(unknown)} of {len(targets)} have no placement: {', '.join(unknown[:5])}"
@@ -58,6 +67,7 @@ def reap_idle(
     ] = None,
     user: Annotated[list[str] | None, typer.Option("--user", metavar="USER", help="Only these users.")] = None,
     limit: Annotated[int | None, typer.Option("--max", min=1, help="Stop at most so many in this run.")] = None,
+    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
@@ -72,6 +82,7 @@ def reap_idle(
     """
     from wsctl.output import Column, ago
     from wsctl.reaper import Reaper, ReapOptions
+    from wsctl.requests import items_once
 
     options = ReapOptions(
         idle_s=None if idle is None else seconds(idle, "--idle"),
@@ -80,18 +91,13 @@ def reap_idle(
         limit=limit,
     )
     now = app.wiring.clock.now()
-    verdicts = Reaper(app.world(dry_run=dry_run), options).run()
-    items = [
-        {
-            "user": item.user,
-            "node": item.node,
-            "verdict": item.verdict.value,
-            "reason": item.reason,
-            "last_active_at": item.last_active_at,
-            "signals": [dict(signal) for signal in item.signals],
-        }
-        for item in verdicts
-    ]
+    world = app.world(dry_run=dry_run)
+
+    def reap() -> list[dict[str, object]]:
+        return [_verdict_dict(item) for item in Reaper(world, options).run()]
+
+    request = None if dry_run else app.request(request_id, "reap-idle", options.users or (), idle=idle, limit=limit)
+    items = items_once(world, request, reap, lambda items: all(item["verdict"] != "failed" for item in items))
     columns = (
         Column("user"),
         Column("node"),
@@ -100,13 +106,24 @@ def reap_idle(
         Column("reason"),
     )
     app.out.rows(items, columns)
-    _say_trouble(app, [(item.user, item.verdict.value, item.reason) for item in verdicts])
+    _say_trouble(items)
 
 
-def _say_trouble(app: App, verdicts: list[tuple[str, str, str]]) -> None:
+def _verdict_dict(item: IdleVerdict) -> dict[str, object]:
+    return {
+        "user": item.user,
+        "node": item.node,
+        "verdict": item.verdict.value,
+        "reason": item.reason,
+        "last_active_at": item.last_active_at,
+        "signals": [dict(signal) for signal in item.signals],
+    }
+
+
+def _say_trouble(items: list[dict[str, object]]) -> None:
     """Exit 9 if a stop failed or a node couldn't be asked: the answer is partial."""
-    failed = [user for user, verdict, _ in verdicts if verdict == "failed"]
-    silent = [user for user, verdict, reason in verdicts if verdict == "unknown" and "does not answer" in reason]
+    failed = [item["user"] for item in items if item["verdict"] == "failed"]
+    silent = [i["user"] for i in items if i["verdict"] == "unknown" and "does not answer" in str(i["reason"])]
     if failed or silent:
         parts = [f"{len(failed)} stops failed"] if failed else []
         parts += [f"{len(silent)} users are on nodes that don't answer and were kept"] if silent else []

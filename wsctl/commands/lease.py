@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from wsctl.commands.options import DryRunOpt, YesOpt, command
+from wsctl.commands.options import DryRunOpt, RequestOpt, YesOpt, command
 from wsctl.context import App
 from wsctl.errors import NotFound
+from wsctl.model import LeaseInfo
 
 
 @command
@@ -50,6 +51,7 @@ def ls(app: App) -> None:
 def break_(
     app: App,
     name: Annotated[str, typer.Argument(metavar="LEASE", show_default=False, help="As `wsctl lease ls` names it.")],
+    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
@@ -58,14 +60,35 @@ def break_(
     Example:
       wsctl lease break user:alice --yes
     """
-    held = {lease.name: lease for lease in app.leases_for_reading.ls()}
-    lease = held.get(name)
-    if lease is None:
-        raise NotFound(f"nobody holds a lease named {name}", hint="wsctl lease ls")
+    from wsctl.requests import items_once
+
     if dry_run:
-        app.out.record({"name": name, "holder": lease.holder, "action": "would-break"})
+        app.out.record({"name": name, "holder": _held(app, name).holder, "action": "would-break"})
         return
+    request = app.request(request_id, "lease break", [name])
+    (item,) = items_once(app.world(), request, lambda: [_break(app, name, request_id, yes=yes)])
+    app.out.record(item)
+
+
+def _break(app: App, name: str, request_id: str | None, *, yes: bool) -> dict[str, object]:
+    from wsctl.audit import Auditor
+    from wsctl.plan import Work
+
+    lease = _held(app, name)
     app.out.confirm(f"Take {name} away from {lease.holder} ({lease.command})?", yes=yes)
+    trail = Auditor("lease break", app.actor, request_id).trail(Work(name, "broken"), None)
+    app.store.append_audit([trail.intent()])
     if not app.leases.break_lease(name):
-        raise NotFound(f"the lease {name} was given back meanwhile", hint="wsctl lease ls")
-    app.out.record({"name": name, "holder": lease.holder, "action": "broken"})
+        gone = NotFound(f"the lease {name} was given back meanwhile", hint="wsctl lease ls")
+        app.store.append_audit([trail.failed(gone, None)])
+        raise gone
+    app.store.append_audit([trail.done(None)])
+    return {"name": name, "holder": lease.holder, "action": "broken"}
+
+
+def _held(app: App, name: str) -> LeaseInfo:
+    """The lease as it is held now. Raises `NotFound` if nobody holds it."""
+    for lease in app.leases_for_reading.ls():
+        if lease.name == name:
+            return lease
+    raise NotFound(f"nobody holds a lease named {name}", hint="wsctl lease ls")

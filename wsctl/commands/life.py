@@ -5,17 +5,37 @@ Responsible for: their options and confirmations. Not responsible for: the steps
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, NamedTuple
 
 import typer
 
-from wsctl.commands.options import DryRunOpt, ParallelOpt, UsersArg, WaitOpt, YesOpt, check_users, command, seconds
+from wsctl.commands.options import (
+    DryRunOpt,
+    ParallelOpt,
+    RequestOpt,
+    UsersArg,
+    WaitOpt,
+    YesOpt,
+    check_users,
+    command,
+    seconds,
+)
 from wsctl.context import App
 from wsctl.errors import ConfirmationRequired, Refused, UsageError
 from wsctl.model import ClusterView, WorkspaceSpec
 from wsctl.plan import Plan
 from wsctl.planner import Decision, plan_remove, plan_restart, plan_start, plan_stop
+
+
+class Way(NamedTuple):
+    """The options of a verb that say how it is gone about; `parameters` are those that change what is done."""
+
+    parallel: int
+    wait: str
+    dry_run: bool
+    request_id: str | None
+    parameters: Mapping[str, object] = {}
 
 
 @command
@@ -24,6 +44,7 @@ def start(
     users: UsersArg,
     parallel: ParallelOpt = 8,
     wait: WaitOpt = "10s",
+    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
@@ -32,7 +53,7 @@ def start(
     Example:
       wsctl start alice
     """
-    _run(app, "start", users, plan_start, parallel, wait, dry_run)
+    _run(app, "start", users, plan_start, Way(parallel, wait, dry_run, request_id))
 
 
 @command
@@ -42,6 +63,7 @@ def stop(
     grace: Annotated[str, typer.Option("--grace", metavar="DURATION", help="Between SIGTERM and SIGKILL.")] = "10s",
     parallel: ParallelOpt = 8,
     wait: WaitOpt = "10s",
+    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
@@ -51,7 +73,8 @@ def stop(
       wsctl stop alice bob
     """
     grace_s = seconds(grace, "--grace")
-    _run(app, "stop", users, lambda user, spec, view: plan_stop(user, view, grace_s=grace_s), parallel, wait, dry_run)
+    way = Way(parallel, wait, dry_run, request_id, {"grace_s": grace_s})
+    _run(app, "stop", users, lambda user, spec, view: plan_stop(user, view, grace_s=grace_s), way)
 
 
 @command
@@ -63,6 +86,7 @@ def restart(
     ] = False,
     parallel: ParallelOpt = 8,
     wait: WaitOpt = "10s",
+    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
@@ -75,7 +99,7 @@ def restart(
     def decide(user: str, spec: WorkspaceSpec, view: ClusterView) -> Decision:
         return plan_restart(user, spec, view, recreate=recreate)
 
-    _run(app, "restart", users, decide, parallel, wait, dry_run)
+    _run(app, "restart", users, decide, Way(parallel, wait, dry_run, request_id, {"recreate": recreate}))
 
 
 @command
@@ -90,6 +114,7 @@ def rm(
     ] = None,
     parallel: ParallelOpt = 8,
     wait: WaitOpt = "10s",
+    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
@@ -117,7 +142,7 @@ def rm(
     def decide(user: str, spec: WorkspaceSpec, view: ClusterView) -> Decision:
         return plan_remove(user, spec, view, purge=purge_data)
 
-    _run(app, "rm", users, decide, parallel, wait, dry_run, ask)
+    _run(app, "rm", users, decide, Way(parallel, wait, dry_run, request_id, {"purge_data": purge_data}), ask)
 
 
 def _typed(app: App, user: str) -> None:
@@ -135,12 +160,11 @@ def _run(
     verb: str,
     users: list[str],
     decide: Callable[[str, WorkspaceSpec, ClusterView], Decision],
-    parallel: int,
-    wait: str,
-    dry_run: bool,
+    way: Way,
     confirm: Callable[[Plan], None] | None = None,
 ) -> None:
     from wsctl.commands.present import show_dry_run, show_outcomes
+    from wsctl.requests import run
     from wsctl.workflow import Operation, Options, Workflow
 
     targets = check_users(users)
@@ -151,7 +175,8 @@ def _run(
         return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
 
     operation = Operation(verb, targets, lambda user, view: decide(user, spec(user, view), view), spec)
-    world = app.world(dry_run=dry_run, parallel=parallel, wait_s=seconds(wait, "--wait"))
-    outcomes = Workflow(world).run(operation, Options(dry_run=dry_run, confirm=confirm))
-    show = show_dry_run if dry_run else show_outcomes
+    request = app.request(way.request_id, verb, targets, **way.parameters)
+    world = app.world(dry_run=way.dry_run, parallel=way.parallel, wait_s=seconds(way.wait, "--wait"))
+    outcomes = run(Workflow(world), operation, Options(dry_run=way.dry_run, confirm=confirm), request)
+    show = show_dry_run if way.dry_run else show_outcomes
     show(app, outcomes)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from wsctl.commands.options import DryRunOpt, YesOpt, command
+from wsctl.commands.options import DryRunOpt, RequestOpt, YesOpt, command
 from wsctl.context import App
 from wsctl.errors import NodeUnreachable, PartialFailure, Refused, WsctlError
 from wsctl.model import ClusterView, NodeState, NodeView
@@ -161,6 +161,7 @@ def cordon(
     app: App,
     nodes: NodesArg,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown wherever the node is.")] = "",
+    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
@@ -169,23 +170,28 @@ def cordon(
     Example:
       wsctl node cordon n2 --reason "disk swap on Friday"
     """
-    _mark(app, "node cordon", nodes, NodeState.CORDONED, reason, dry_run)
+    _mark(app, "node cordon", nodes, NodeState.CORDONED, reason, dry_run, request_id)
 
 
 @command
-def uncordon(app: App, nodes: NodesArg, dry_run: DryRunOpt = False, yes: YesOpt = False) -> None:
+def uncordon(
+    app: App, nodes: NodesArg, request_id: RequestOpt = None, dry_run: DryRunOpt = False, yes: YesOpt = False
+) -> None:
     """Let new users onto nodes again.
 
     Example:
       wsctl node uncordon n2
     """
-    _mark(app, "node uncordon", nodes, NodeState.READY, "", dry_run)
+    _mark(app, "node uncordon", nodes, NodeState.READY, "", dry_run, request_id)
 
 
-def _mark(app: App, verb: str, nodes: list[str], state: NodeState, reason: str, dry_run: bool) -> None:
+def _mark(
+    app: App, verb: str, nodes: list[str], state: NodeState, reason: str, dry_run: bool, request_id: str | None
+) -> None:
     from wsctl.commands.present import raise_if_failed, show_dry_run
     from wsctl.output import Column
     from wsctl.planner import plan_mark
+    from wsctl.requests import run
     from wsctl.workflow import Operation, Options, Workflow
 
     targets = tuple(dict.fromkeys(nodes))
@@ -194,7 +200,8 @@ def _mark(app: App, verb: str, nodes: list[str], state: NodeState, reason: str, 
     operation = Operation(
         verb, targets, lambda node, view: plan_mark(node, state, reason, view), asks=False, lease="node"
     )
-    outcomes = Workflow(app.world(dry_run=dry_run)).run(operation, Options(dry_run=dry_run))
+    request = app.request(request_id, verb, targets, state=state, reason=reason)
+    outcomes = run(Workflow(app.world(dry_run=dry_run)), operation, Options(dry_run=dry_run), request)
     if dry_run:
         show_dry_run(app, outcomes)
         return

@@ -55,6 +55,14 @@ ParallelOpt = Annotated[int, typer.Option("--parallel", min=1, max=256, help="Us
 WaitOpt = Annotated[
     str, typer.Option("--wait", metavar="DURATION", help="How long to wait for somebody else's lease (0: not at all).")
 ]
+RequestOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--request-id",
+        metavar="ID",
+        help="Do it once: the same ID with the same parameters gives the first result, from any control host.",
+    ),
+]
 UserArg = Annotated[str, typer.Argument(metavar="USER", show_default=False, help="A user id.")]
 UsersArg = Annotated[list[str], typer.Argument(metavar="USER…", show_default=False, help="User ids.")]
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsctl.commands.options import DryRunOpt, ParallelOpt, WaitOpt, YesOpt, check_users, command, seconds
+from wsctl.commands.options import DryRunOpt, ParallelOpt, RequestOpt, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
 from wsctl.errors import UsageError
 from wsctl.model import ClusterView, Strategy, WorkspaceSpec, is_user_id
+
+if TYPE_CHECKING:
+    from wsctl.workflow import Operation
 
 LIST_LIMIT_BYTES = 16 * 1024 * 1024
 
@@ -42,6 +45,7 @@ def place(
     explain: Annotated[bool, typer.Option("--explain", help="Show every node with its score or why it can't.")] = False,
     parallel: ParallelOpt = 8,
     wait: WaitOpt = "10s",
+    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
@@ -56,11 +60,35 @@ def place(
       wsctl place --from users.txt --parallel 12
     """
     from wsctl.commands.present import show_dry_run, show_outcomes
-    from wsctl.planner import plan_place
-    from wsctl.workflow import Operation, Options, Outcome, Workflow
+    from wsctl.requests import run
+    from wsctl.workflow import Options, Outcome, Workflow
 
     targets = _targets(users, source)
-    wait_s = seconds(wait, "--wait")
+    operation = _operation(app, targets, workspace_class, strategy, fresh=fresh, explain=explain)
+    world = app.world(dry_run=dry_run, parallel=parallel, wait_s=seconds(wait, "--wait"))
+    request = app.request(request_id, "place", targets, workspace_class=workspace_class, strategy=strategy, fresh=fresh)
+    many = source is not None or len(targets) > 1
+    progress = app.out.progress(len(targets), "placing") if many and not dry_run else nullcontext(None)
+    with progress as bar:
+        report: Callable[[Outcome], None] = lambda outcome: bar.advance() if bar is not None else None  # noqa: E731
+        outcomes = run(Workflow(world), operation, Options(dry_run=dry_run, report=report), request)
+    show = show_dry_run if dry_run else show_outcomes
+    show(app, outcomes, explain=explain, many=many)
+
+
+def _operation(
+    app: App,
+    targets: tuple[str, ...],
+    workspace_class: str | None,
+    strategy: Strategy | None,
+    *,
+    fresh: bool,
+    explain: bool,
+) -> Operation:
+    """What the pipeline is asked for. Users who are placed keep their class."""
+    from wsctl.planner import plan_place
+    from wsctl.workflow import Operation
+
     inventory = app.inventory
     chosen = strategy or inventory.strategy
     new_class = inventory.workspace_class(workspace_class or "default")
@@ -69,7 +97,7 @@ def place(
         placement = view.placements.get(user)
         return new_class if placement is None else inventory.classes.get(placement.workspace_class, new_class)
 
-    operation = Operation(
+    return Operation(
         "place",
         targets,
         lambda user, view: plan_place(user, spec(user, view), view, chosen, fresh=fresh),
@@ -77,14 +105,6 @@ def place(
         places=True,
         everyone=explain or chosen is Strategy.LEAST_LOADED,
     )
-    workflow = Workflow(app.world(dry_run=dry_run, parallel=parallel, wait_s=wait_s))
-    many = source is not None or len(targets) > 1
-    progress = app.out.progress(len(targets), "placing") if many and not dry_run else nullcontext(None)
-    with progress as bar:
-        report: Callable[[Outcome], None] = lambda outcome: bar.advance() if bar is not None else None  # noqa: E731
-        outcomes = workflow.run(operation, Options(dry_run=dry_run, report=report))
-    show = show_dry_run if dry_run else show_outcomes
-    show(app, outcomes, explain=explain, many=many)
 
 
 def _targets(users: list[str] | None, source: str | None) -> tuple[str, ...]:

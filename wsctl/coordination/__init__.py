@@ -1,7 +1,7 @@
-"""Leases between controllers: in Redis, or as rows of the state database. Politeness, not correctness.
+"""Leases and slots between controllers: in Redis, or as rows of the state database. Politeness, not correctness.
 
-Responsible for: opening the leases that a coordination URL names. Redis is imported only when there is one and a lease
-is asked for. Not responsible for: what a lease protects.
+Responsible for: opening the leases and slots that a coordination URL names. Redis is imported only when there is one
+and something is asked for. Not responsible for: what a lease protects, nor for waiting for a slot (`gate`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsctl.coordination.leases import BackendLeases
+from wsctl.coordination.slots import LazySlots
 
 if TYPE_CHECKING:
     from wsctl.coordination.backend import LeaseBackend
+    from wsctl.ports import Slots
 
-__all__ = ["open_leases"]
+__all__ = ["open_leases", "open_slots"]
 
 TTL_S = 30.0
 
@@ -52,6 +54,33 @@ def open_leases(
             return open_redis_leases(target, cluster=cluster, password=password)
 
     return BackendLeases(connect, holder=holder or default_holder(), ttl_s=ttl_s)
+
+
+def open_slots(
+    url: str | None,
+    *,
+    cluster: str,
+    rows: Callable[[], Slots],
+    password: str | None = None,
+    base: Path | None = None,
+) -> LazySlots:
+    """The slots of `cluster` in the Redis that `url` names, or (None) in `rows`: `wsctl.store.slot_rows` of a store.
+
+    The rest as for `open_leases`. Nothing is connected before a slot is asked for. Raises InventoryError for a bad URL,
+    at once.
+    """
+    if url is None:
+        return LazySlots(rows)
+    from wsctl.coordination.redis_url import parse_redis_url
+
+    target = parse_redis_url(url, base or Path())
+
+    def connect() -> Slots:
+        from wsctl.coordination.redis_slots import open_redis_slots
+
+        return open_redis_slots(target, cluster=cluster, password=password)
+
+    return LazySlots(connect)
 
 
 def default_holder() -> str:

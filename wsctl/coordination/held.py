@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Self
+from typing import Generic, Protocol, Self, TypeVar
 
 from wsctl.coordination.backend import LeaseBackend
 from wsctl.errors import BackendError, LeaseLost
@@ -161,17 +161,33 @@ class NothingHeld:
     def __exit__(self, *exc: object) -> None: ...
 
 
-class Renewer:
+class Renewable(Protocol):
+    """What has to be renewed again and again. `renew_at` is by the clock of its `Renewer`."""
+
+    renew_at: float
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is nothing left to renew."""
+
+    def renew(self) -> None:
+        """Extend it, and set `renew_at` to the next time; never raises."""
+
+
+_R = TypeVar("_R", bound=Renewable)
+
+
+class Renewer(Generic[_R]):
     """One daemon thread that renews whatever is held, started with the first lease."""
 
     def __init__(self, clock: Callable[[], float] = boot_clock) -> None:
         self._clock = clock
         self._changed = threading.Condition()
-        self._held: set[Held] = set()
+        self._held: set[_R] = set()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def add(self, held: Held) -> None:
+    def add(self, held: _R) -> None:
         """Renew `held` from now on."""
         with self._changed:
             self._held.add(held)
@@ -180,12 +196,12 @@ class Renewer:
                 self._thread.start()
             self._changed.notify()
 
-    def remove(self, held: Held) -> None:
+    def remove(self, held: _R) -> None:
         """Don't renew `held` any more."""
         with self._changed:
             self._held.discard(held)
 
-    def close(self) -> list[Held]:
+    def close(self) -> list[_R]:
         """End the thread, waiting a moment for a renewal that is on its way; what was still held."""
         with self._changed:
             self._closed = True

@@ -44,7 +44,7 @@ class BackendLeases:
         self._clock = clock
         self._opening = threading.Lock()
         self._backend: LeaseBackend | None = None
-        self._renewer = Renewer(clock)
+        self._renewer: Renewer[Held] = Renewer(clock)
 
     def acquire(self, names: Collection[str], *, command: str, wait_s: float = 0.0) -> HeldLeases:
         """See `ports.Leases`. Everybody takes several names in the same order."""

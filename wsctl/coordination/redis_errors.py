@@ -14,14 +14,19 @@ from redis import sentinel as sentinels
 from wsctl.errors import BackendError
 
 _PASSWORD = "the password comes from WSCTL_REDIS_PASSWORD, the user from the URL"  # noqa: S105 - that is a hint
+_ACL = (
+    "allow the commands SET GET DEL EVAL TIME PEXPIRE PTTL SCAN ZADD ZCARD ZCOUNT ZREM ZREMRANGEBYSCORE ZSCORE by ACL"
+)
+# How a refusal by ACL begins inside of a script, where it is no class of its own.
+_IN_SCRIPT = "The user executing the script can't"
 
 # The first that fits, so a class stands before its bases. By name, because not every version has every class.
 _TABLE: tuple[tuple[str, str, str | None], ...] = (
     ("AuthenticationError", "it refused the password", _PASSWORD),
     ("AuthenticationWrongNumberOfArgsError", "it refused the password", _PASSWORD),
     ("ExternalAuthProviderError", "it refused the password", _PASSWORD),
-    ("AuthorizationError", "its user may not do this", "allow the commands SET GET DEL EVAL PEXPIRE PTTL SCAN by ACL"),
-    ("NoPermissionError", "its user may not do this", "allow the commands SET GET DEL EVAL PEXPIRE PTTL SCAN by ACL"),
+    ("AuthorizationError", "its user may not do this", _ACL),
+    ("NoPermissionError", "its user may not do this", _ACL),
     ("BusyLoadingError", "it is still loading its data", "try again in a moment"),
     ("MasterNotFoundError", "the sentinels know no master of that name that is up", "ask them: SENTINEL masters"),
     ("SlaveNotFoundError", "the sentinels know no replica", "ask them: SENTINEL masters"),
@@ -74,6 +79,8 @@ CAUGHT: tuple[type[Exception], ...] = (*_CLASSES.values(), OSError)
 def explain(error: Exception, label: str) -> BackendError:
     """The error an operator can act upon. redis-py puts no password into its messages, so they may be quoted."""
     detail = " ".join(str(error).split())[:300]
+    if _IN_SCRIPT in detail:
+        return BackendError(f"{label}: its user may not do this: {detail}", hint=_ACL)
     for name, why, hint in _TABLE:
         kind = _CLASSES.get(name)
         if kind is not None and isinstance(error, kind):

@@ -66,6 +66,7 @@ def build(path: Path, values: Values) -> Inventory:
         coordination_password_file=files.optional(root["coordination_password_file"]),
         classes={name: _workspace(name, one) for name, one in classes.items()},
         strategy=root["scheduler"]["strategy"],
+        requests_keep_s=root["requests"]["keep"],
         gateway=_gateway(root["gateway"]),
         nodes={name: _node(name, overlay(NODE, root["defaults"], nodes[name]), files) for name in sorted(nodes)},
     )
@@ -99,6 +100,7 @@ def _node(name: str, values: Values, files: _Files) -> Node:
         storage=values["storage"],
         bind_address=values["bind_address"],
         weight=values["weight"] / 1000,
+        max_concurrent_starts=values["max_concurrent_starts"],
         labels=values["labels"],
     )
 

@@ -27,9 +27,10 @@ class StateSettings:
 class Inventory:
     """One cluster as its operator described it.
 
-    `classes` always has `default`; `nodes` is sorted by name. `origins` says for each node where in the file it is
-    defined (`file:line:column`); `warnings` holds what is allowed but probably not meant. Where it came from doesn't
-    make two inventories different, so those are left out of comparisons.
+    `classes` always has `default`; `nodes` is sorted by name; request ids are forgotten after `requests_keep_s`
+    seconds. `origins` says for each node where in the file it is defined (`file:line:column`); `warnings` holds what is
+    allowed but probably not meant. Where it came from doesn't make two inventories different, so those are left out of
+    comparisons.
     """
 
     path: Path = field(compare=False)
@@ -41,6 +42,7 @@ class Inventory:
     strategy: Strategy
     gateway: GatewaySettings
     nodes: Mapping[str, Node]
+    requests_keep_s: float = 7 * 86_400.0
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
 

@@ -29,6 +29,7 @@ def effective(inventory: Inventory) -> Data:
         "coordination_password_file": inventory.coordination_password_file,
         "workspace": {**_workspace(inventory.workspace), "classes": others},
         "scheduler": {"strategy": str(inventory.strategy)},
+        "requests": {"keep": duration_text(inventory.requests_keep_s)},
         "gateway": _gateway(inventory.gateway),
         "nodes": {name: _node(node) for name, node in inventory.nodes.items()},
     }
@@ -81,6 +82,7 @@ def _node(node: Node) -> Data:
             "cpus": _number(node.capacity.cpus_milli),
         },
         "weight": _number(round(node.weight * 1000)),
+        "max_concurrent_starts": node.max_concurrent_starts,
         "labels": dict(sorted(node.labels.items())),
     }
 

@@ -68,6 +68,12 @@ _NODE_KEYS = {
     "weight": Key(
         decimal(1, 1_000_000_000, "a weight"), "Its share of users under the strategies `weighted` and `hash`.", "1"
     ),
+    "max_concurrent_starts": Key(
+        number(1, 1000, "a number of starts"),
+        "Most workspaces that start on the node at once, over all control hosts; the others wait.",
+        "8",
+        null="no limit",
+    ),
     "labels": Key(LABELS, "Marks that workspaces can ask for; texts as written.", "{}"),
 }
 DEFAULTS = Section(_NODE_KEYS)
@@ -127,7 +133,7 @@ ROOT = section(
     state_password_file=Key(
         names.FILE, "A file with the database's password. `WSCTL_STATE_PASSWORD` wins over it.", null="no password"
     ),
-    coordination=Key(COORDINATION, "Redis for leases and activity.", null="in the state database"),
+    coordination=Key(COORDINATION, "Redis for leases and starts.", null="in the state database"),
     coordination_password_file=Key(
         names.FILE, "A file with Redis' password. `WSCTL_REDIS_PASSWORD` wins over it.", null="no password"
     ),
@@ -135,6 +141,10 @@ ROOT = section(
     workspace=Key(WORKSPACE, "The container every user gets.", required=True),
     scheduler=Key(
         section(strategy=Key(choice(Strategy), "How a node is chosen among those that fit.", "spread")), "Placement."
+    ),
+    requests=Key(
+        section(keep=Key(duration("7d"), "How long a request id is remembered, with its first result.", "7d")),
+        "Request ids, which make a repeated command harmless.",
     ),
     gateway=Key(GATEWAY, "How Nginx routes to the workspaces."),
     nodes=Key(

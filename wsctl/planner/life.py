@@ -34,7 +34,7 @@ def plan_stop(user: str, view: ClusterView, *, cause: str = "asked", grace_s: fl
     alive = located.container is not None and located.container.is_running
     if placement.state is PlacementState.STOPPED and not alive:
         return Decision(user, Work(user, "unchanged", (), placement.generation))
-    steps: list[Step] = [_claim(placement, PlacementState.STOPPING, cause)]
+    steps: list[Step] = [_claim(placement, _on_the_way_down(placement), cause)]
     if alive:
         steps.append(StopContainer(user, placement.node, "", grace_s))
     steps.append(Settle(user, placement.node, "" if alive else "it doesn't run", PlacementState.STOPPED))
@@ -85,7 +85,7 @@ def plan_remove(user: str, spec: WorkspaceSpec, view: ClusterView, *, purge: boo
     if isinstance(located, WsctlError):
         return Decision(user, error=located)
     placement, node = located.placement, located.placement.node
-    steps: list[Step] = [_claim(placement, PlacementState.STOPPING, "asked")]
+    steps: list[Step] = [_claim(placement, _on_the_way_down(placement), "asked")]
     if located.container is not None:
         if located.container.is_running:
             steps.append(StopContainer(user, node, ""))
@@ -130,6 +130,14 @@ def plan_mark(node: str, state: NodeState, reason: str, view: ClusterView) -> De
         return Decision(node, Work(node, "unchanged"))
     step = MarkNode("", node, reason or f"was {known.mark.state}", state, reason)
     return Decision(node, Work(node, "uncordoned" if state is NodeState.READY else str(state), (step,)))
+
+
+def _on_the_way_down(placement: Placement) -> PlacementState:
+    """The state while a workspace is stopped or removed.
+
+    A stopped one stays stopped: `stopping` would take its memory and CPU again, which others may have by now.
+    """
+    return PlacementState.STOPPED if placement.state is PlacementState.STOPPED else PlacementState.STOPPING
 
 
 def _claim(

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 
-from wsctl.model import AuditEntry, AuditRow
+from wsctl.records import AuditEntry, AuditRow
 from wsctl.store import chain, rows
 from wsctl.store.base import ClusterRows
-from wsctl.store.database import Row, marks, utc
+from wsctl.store.database import Row, clean, key, marks, utc
 
 _CHUNK = 150
 _PAGE = 2000  # rows that are looked at in one statement
@@ -37,13 +37,13 @@ class AuditRows(ClusterRows):
     ) -> list[AuditRow]:
         where, params = "cluster = ?", list[object]([self._cluster])
         if request_id is not None:
-            where, params = f"{where} AND request_id = ?", [*params, request_id]
+            where, params = f"{where} AND request_id = ?", [*params, clean(request_id, chain.NAME_LIMIT)]
         if since is not None:
             where, params = f"{where} AND at >= ?", [*params, self._dialect.encode_time(utc(since))]
         if targets is None:
             found = self._audit_rows(where, params, limit)
         else:
-            names, found = sorted(set(targets)), []
+            names, found = sorted({key(target, chain.NAME_LIMIT) for target in targets}), []
             for start in range(0, len(names), _CHUNK):
                 chunk = names[start : start + _CHUNK]
                 found += self._audit_rows(f"{where} AND target IN ({marks(len(chunk))})", [*params, *chunk], limit)

@@ -3,7 +3,7 @@
 Responsible for: giving new rows their numbers, times and digests, whoever else appends at the same moment. Not
 responsible for: the transaction (a write of the store, whose last statements these are), nor for reading (`audit`).
 
-Costs three statements a target, however many rows: read and lock the head, insert, write the head. Nothing is locked
+Costs three statements a target (for up to 40 rows): read and lock the head, insert, write the head. Nothing is locked
 but the heads of the targets, in their order, and always last; so writers of different targets never wait for each
 other here, and those of one target queue.
 """
@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from wsctl.model import AuditEntry
+from wsctl.records import AuditEntry
 from wsctl.store import chain
-from wsctl.store.database import Dialect, Duplicate, Raced, Session, clean, marks
+from wsctl.store.database import Dialect, Duplicate, Raced, Session, key, marks
 
 _CHUNK = 40  # rows a statement: below the 999 parameters that old SQLite allows
 
@@ -41,7 +41,7 @@ class AuditAppender:
         """Append the entries, those of a target in the given order. Raises `Raced` if somebody was faster."""
         targets: dict[str, list[AuditEntry]] = {}
         for entry in entries:
-            targets.setdefault(clean(entry.target, chain.NAME_LIMIT), []).append(entry)
+            targets.setdefault(key(entry.target, chain.NAME_LIMIT), []).append(entry)
         for target in sorted(targets):
             for chunk in _chunks(targets[target]):
                 self._extend(session, target, chunk)
@@ -60,7 +60,8 @@ class AuditAppender:
         session.execute(sql, (self._cluster, target, head.sequence, head.digest, encode(head.at)))
 
     def _head(self, session: Session, target: str) -> _Head:
-        # The aggregates are for the time: they give a row where there is no head too.
+        # The aggregates are for the time: they give a row where there is no head too. The lock makes a queue of those
+        # who would race for the next number; that two never get the same one is the primary key of `audit`.
         sql = (
             f"SELECT MAX(sequence), MAX(digest), MAX(at), {self._dialect.now} FROM audit_heads "
             f"WHERE cluster = ? AND target = ?{self._dialect.locked}"

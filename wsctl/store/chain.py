@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from wsctl.model import AuditEntry
+from wsctl.records import AuditEntry
 from wsctl.store.database import Row, clean, utc
 
 FIELDS = (

@@ -151,6 +151,11 @@ def micros(seconds: float) -> int:
     return int(seconds * 1_000_000)
 
 
+def key(text: str, limit: int | None = None) -> str:
+    """`text` as part of a key: clean, and without spaces at its end, which MySQL compares as if they weren't there."""
+    return clean(text, limit).rstrip(" ")
+
+
 def clean(text: str, limit: int | None = None) -> str:
     """`text` as any database can store it: no lone surrogates (from odd file names and arguments), no NUL."""
     return text.encode("utf-8", "replace").decode().replace("\0", "?")[:limit]

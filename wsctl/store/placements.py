@@ -19,8 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from wsctl.errors import BackendError
-from wsctl.model import AuditEntry, Capacity, DamagedPlacement, Placement, PlacementState, Resources, Usage
+from wsctl.model import Capacity, DamagedPlacement, Placement, PlacementState, Resources, Usage
 from wsctl.ports import Conflict, Reservation
+from wsctl.records import AuditEntry
 from wsctl.store import rows
 from wsctl.store.base import ATTEMPTS, ClusterRows, always_raced
 from wsctl.store.counters import COUNTERS, SET_COUNTERS, Change, Shift, room, taken

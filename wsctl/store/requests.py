@@ -7,9 +7,9 @@ request is answered (`workflow`), nor for the form of ids.
 from __future__ import annotations
 
 from wsctl.errors import BackendError
-from wsctl.model import RequestRecord
+from wsctl.records import RequestRecord
 from wsctl.store.base import ATTEMPTS, ClusterRows
-from wsctl.store.database import Duplicate, Session, clean, marks, micros
+from wsctl.store.database import Duplicate, Session, clean, key, marks, micros
 
 ID_LIMIT = 200
 _FORGET = 100  # at most so many in one call
@@ -22,46 +22,46 @@ class RequestRows(ClusterRows):
         """Raises ValueError for an id of more than 200 characters: cut, two of them might become one."""
         if len(request_id) > ID_LIMIT:
             raise ValueError(f"a request id of {len(request_id)} characters")
-        key = clean(request_id)
+        name = key(request_id)
         # First, so that a failure of it leaves nothing recorded.
         self._forget_requests(self._old_requests(keep_s), keep_s)
         for _ in range(ATTEMPTS):
             try:
-                self._database.write(lambda session: self._record_request(session, key, verb, digest, who))
+                self._database.write(lambda session: self._record_request(session, name, verb, digest, who))
             except Duplicate:
                 is_new = False
             else:
                 is_new = True
-            found, is_old = self._known_request(key, request_id, keep_s, is_new=is_new)
+            found, is_old = self._known_request(name, request_id, keep_s, is_new=is_new)
             if found is not None and not is_old:
                 return found
-            self._forget_requests([key], keep_s)
+            self._forget_requests([name], keep_s)
         raise BackendError(
             f"the request id {request_id!r} was recorded and forgotten by others all the time", hint="try again later"
         )
 
     def finish_request(self, request_id: str, answer: str) -> None:
         sql = "UPDATE requests SET answer = ? WHERE cluster = ? AND request_id = ? AND answer IS NULL"
-        self._database.apply(sql, (clean(answer), self._cluster, clean(request_id)))
+        self._database.apply(sql, (clean(answer), self._cluster, key(request_id)))
 
     # how
 
-    def _record_request(self, session: Session, key: str, verb: str, digest: str, who: str) -> None:
+    def _record_request(self, session: Session, name: str, verb: str, digest: str, who: str) -> None:
         sql = (
             "INSERT INTO requests (cluster, request_id, verb, digest, who, began_at) "
             f"VALUES (?, ?, ?, ?, ?, {self._dialect.now})"
         )
-        session.execute(sql, (self._cluster, key, clean(verb, 200), clean(digest, 200), clean(who, 200)))
+        session.execute(sql, (self._cluster, name, clean(verb, 200), clean(digest, 200), clean(who, 200)))
 
     def _known_request(
-        self, key: str, request_id: str, keep_s: float, *, is_new: bool
+        self, name: str, request_id: str, keep_s: float, *, is_new: bool
     ) -> tuple[RequestRecord | None, bool]:
         """What is recorded, and whether it is to be forgotten."""
         sql = (
             f"SELECT verb, digest, who, began_at, answer, began_at <= {self._dialect.later} FROM requests "
             "WHERE cluster = ? AND request_id = ?"
         )
-        found = self._database.read(lambda session: session.query(sql, (-micros(keep_s), self._cluster, key)))
+        found = self._database.read(lambda session: session.query(sql, (-micros(keep_s), self._cluster, name)))
         if not found:
             return None, False
         verb, digest, who, began_at, answer, is_old = found[0]

@@ -12,19 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from wsctl.errors import BackendError
-from wsctl.model import (
-    Actor,
-    AuditEntry,
-    AuditKind,
-    AuditRow,
-    DamagedPlacement,
-    NodeMark,
-    NodeState,
-    Placement,
-    PlacementState,
-    Resources,
-    is_user_id,
-)
+from wsctl.model import DamagedPlacement, NodeMark, NodeState, Placement, PlacementState, Resources, is_user_id
+from wsctl.records import Actor, AuditEntry, AuditKind, AuditRow
 from wsctl.store.database import Row, utc
 
 PLACEMENT_COLUMNS = (

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from wsctl.model import Activity, AuditEntry, NetworkSample, NodeMark, NodeState
+from wsctl.model import Activity, NetworkSample, NodeMark, NodeState
+from wsctl.records import AuditEntry
 from wsctl.store import rows
 from wsctl.store.base import ClusterRows
 from wsctl.store.database import Session, clean, marks, utc

@@ -1,0 +1,194 @@
+"""The simulator finds what is broken on purpose: without this, "no violations" would mean nothing.
+
+Each sabotage takes one safeguard away, the smallest part of it that can be taken; the simulator has to notice within
+a bounded number of seeds. The other way round, what is politeness only may be taken away without any harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.faults import sim_world, simulator
+from tests.faults.simulator import first_violation
+from tests.worlds import copy_of_empty_database
+from wsctl import executor
+from wsctl.coordination.held import Held
+from wsctl.executor import _Run
+from wsctl.model import Capacity
+from wsctl.plan import PurgeData, Step
+from wsctl.planner import life
+from wsctl.store.store import SqlStore
+
+SEEDS = 4000
+"""So many schedules at most, about half a minute; most sabotages are found in the first few dozen."""
+
+Sabotage = Callable[[pytest.MonkeyPatch], type[SqlStore]]
+
+ENDLESS = Capacity(10**9, 10**18, 10**9)
+
+
+class Unfenced(SqlStore):
+    """Whatever generation a write was decided on, it is taken for the present one."""
+
+    def _now(self, user: str, generation: int) -> int:
+        database: Any = self._database
+        found = database._real.read(lambda session: self._find(session, user))
+        return found.generation if found is not None else generation
+
+
+class ClaimsAnything(Unfenced):
+    def claim(self, user: str, generation: int, *args: Any, **kwargs: Any) -> Any:
+        return super().claim(user, self._now(user, generation), *args, **kwargs)
+
+
+class SettlesAnything(Unfenced):
+    def settle(self, user: str, generation: int, *args: Any, **kwargs: Any) -> bool:
+        return super().settle(user, self._now(user, generation), *args, **kwargs)
+
+
+class ReleasesAnything(Unfenced):
+    def release(self, user: str, generation: int, **kwargs: Any) -> bool:
+        return super().release(user, self._now(user, generation), **kwargs)
+
+
+class ComparesNothing(ClaimsAnything, SettlesAnything, ReleasesAnything):
+    """No write is a compare-and-swap."""
+
+
+class Oversells(SqlStore):
+    """Room is looked at when a node is chosen, and not again when it is taken."""
+
+    def reserve(self, wanted: Any, **kwargs: Any) -> Any:
+        return super().reserve(replace(wanted, capacity=ENDLESS), **kwargs)
+
+
+class OversellsStarts(SqlStore):
+    def claim(self, user: str, generation: int, state: Any, capacity: Any = None, **kwargs: Any) -> Any:
+        return super().claim(user, generation, state, None, **kwargs)
+
+
+class GivesBackTwice(SqlStore):
+    """What a release that is repeated after a lost reply might do."""
+
+    def release(self, user: str, generation: int, **kwargs: Any) -> bool:
+        found = self.placement(user)
+        done = super().release(user, generation, **kwargs)
+        if done and found is not None:
+            sql = "UPDATE node_usage SET workspaces = MAX(0, workspaces - 1) WHERE node = ?"
+            self._database.apply(sql, (found.node,))
+        return done
+
+
+class ForgetsHomes(SqlStore):
+    """Where the files of a removed user are isn't remembered."""
+
+    def release(self, user: str, generation: int, *, keep_home: bool | None, **kwargs: Any) -> bool:
+        return super().release(user, generation, keep_home=None, **kwargs)
+
+
+def no_fence(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(_Run, "_fence", lambda self, user: None)
+
+
+def fencing_off(patch: pytest.MonkeyPatch) -> type[SqlStore]:
+    no_fence(patch)
+    return ComparesNothing
+
+
+def a_plain_lock_instead(patch: pytest.MonkeyPatch) -> type[SqlStore]:
+    """As with redis-py's Lock: taken before, given back after, and nobody looks in between."""
+    patch.setattr(Held, "check", lambda self: None)
+    only_leases_in("redis", patch)
+    return fencing_off(patch)
+
+
+def only_leases_in(place: str, patch: pytest.MonkeyPatch) -> None:
+    """All schedules keep their leases there."""
+    patch.setattr(sim_world, "LEASES_IN", {place: 1})
+
+
+def effects_not_fenced(patch: pytest.MonkeyPatch) -> type[SqlStore]:
+    no_fence(patch)
+    return SqlStore
+
+
+def purge_not_fenced(patch: pytest.MonkeyPatch) -> type[SqlStore]:
+    patch.setattr(executor, "_FENCED", tuple(step for step in executor._FENCED if step is not PurgeData))
+    return SqlStore
+
+
+def no_claims(patch: pytest.MonkeyPatch) -> type[SqlStore]:
+    """Effects without an intent that was written first."""
+
+    def nothing(self: _Run, step: Step) -> None: ...
+
+    patch.setattr(_Run, "_claim", nothing)
+    return SqlStore
+
+
+def ports_not_unique(patch: pytest.MonkeyPatch) -> type[SqlStore]:
+    """The schema without its unique key on ports."""
+
+    def copy(now: Any) -> Any:
+        database, version = copy_of_empty_database(now)
+        connection = database._connection
+        ((sql,),) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'placements'").fetchall()
+        without = sql.replace("UNIQUE (cluster, node, host_port)", "CHECK (host_port > 0)")
+        assert without != sql
+        connection.execute("DROP TABLE placements")
+        connection.execute(without)
+        return database, version
+
+    patch.setattr(sim_world, "copy_of_empty_database", copy)
+    return SqlStore
+
+
+def stopped_claimed_as_stopping(patch: pytest.MonkeyPatch) -> type[SqlStore]:
+    """A fault that the simulator found: removing a stopped workspace took its memory again, from nobody."""
+    patch.setattr(life, "_on_the_way_down", lambda placement: life.PlacementState.STOPPING)
+    return SqlStore
+
+
+def store(kind: type[SqlStore]) -> Sabotage:
+    return lambda patch: kind
+
+
+SABOTAGES: dict[str, Sabotage] = {
+    "fencing switched off": fencing_off,
+    "a plain Redis lock instead of fencing": a_plain_lock_instead,
+    "claim ignores the generation": store(ClaimsAnything),
+    "settle ignores the generation": store(SettlesAnything),
+    "release ignores the generation": store(ReleasesAnything),
+    "containers are touched without a fence": effects_not_fenced,
+    "files are purged without a fence": purge_not_fenced,
+    "effects without a claim": no_claims,
+    "room isn't checked when it is taken": store(Oversells),
+    "room isn't checked when a stopped one comes back": store(OversellsStarts),
+    "ports aren't unique": ports_not_unique,
+    "a release gives back twice": store(GivesBackTwice),
+    "homes are forgotten": store(ForgetsHomes),
+    "a stopped one is claimed as stopping": stopped_claimed_as_stopping,
+}
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGES.values(), ids=SABOTAGES)
+def test_a_missing_safeguard_is_found(sabotage: Sabotage, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = first_violation(range(SEEDS), store=sabotage(monkeypatch))
+    assert broken is not None, f"not found in {SEEDS} schedules"
+    print(f"seed {broken.seed}: {broken.violations[0]}")
+
+
+@pytest.mark.parametrize("place", ["redis", "rows", "nothing"])
+def test_leases_are_politeness_only(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever leases are kept, and even if nobody keeps any."""
+    only_leases_in(place, monkeypatch)
+    assert first_violation(range(300)) is None
+
+
+def test_a_repair_that_does_nothing_is_found() -> None:
+    results = (simulator.play(seed, settle=lambda simulated: None) for seed in range(200))
+    assert any("was left" in text for result in results for text in result.violations)
