@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wsctl import observe
+from wsctl.audit import Auditor
 from wsctl.errors import LeaseHeld, WsctlError
 from wsctl.model import ClusterView, Container, Usage, WorkspaceSpec
-from wsctl.plan import Plan
+from wsctl.plan import Plan, Work
 from wsctl.planner import Decision, Difference, Kind, Rules, differences, plan_repair
 from wsctl.planner.claims import Copy, all_claims
 from wsctl.published import PublishedMap
@@ -55,11 +56,13 @@ class Reconciler:
         rules: Rules = Rules(),  # noqa: B008 - a frozen value
         users: Sequence[str] | None = None,
         published: PublishedMap | None = None,
+        request_id: str | None = None,
     ) -> None:
         self._world = world
         self._rules = rules
         self._users = users
         self._published = published
+        self._request_id = request_id
         self._workflow = Workflow(world)
         self._claims: tuple[list[tuple[Container, ...]], dict[str, list[Copy]]] = ([], {})
 
@@ -115,12 +118,12 @@ class Reconciler:
     def _repair_users(self, picture: Picture, begin: Callable[[Plan], None], *, asks: bool) -> dict[str, Outcome]:
         operation = self._operation(picture)
         if asks and picture.targets:
-            ran = self._workflow.run(operation, Options(confirm=begin))
+            ran = self._workflow.run(operation, Options(confirm=begin, request_id=self._request_id))
         else:
             begin(Plan())
             # Under the leases everything is looked at anew; with a question in between the pipeline does that itself.
             self._workflow.knowledge.forget()
-            ran = self._workflow.run(operation) if picture.targets else []
+            ran = self._workflow.run(operation, Options(request_id=self._request_id)) if picture.targets else []
         return {outcome.target: outcome for outcome in ran}
 
     def _operation(self, picture: Picture) -> Operation:
@@ -150,7 +153,12 @@ class Reconciler:
         return {name.removeprefix(USER_LEASE) for name in held if name.startswith(USER_LEASE)}
 
     def _recount(self, difference: Difference) -> Repair | None:
-        return Repair(difference, repaired=True) if self._world.store.recount(difference.node or "") else None
+        world, node = self._world, difference.node or ""
+        if not world.store.recount(node):
+            return None
+        trail = Auditor("reconcile", world.actor, self._request_id).trail(Work(node, "recounted"), None)
+        world.store.append_audit([trail.intent(), trail.done(None)])
+        return Repair(difference, repaired=True)
 
     def _publish(self, published: PublishedMap) -> Repair | None:
         """The map as it must be after all repairs."""

@@ -141,6 +141,22 @@ def test_text_from_nodes_stays_text(team: Desk) -> None:
     assert not [line for line in (result.out + result.err).splitlines() if line.startswith("error: all")]
 
 
+def test_repairs_are_in_the_audit(team: Desk) -> None:
+    lose(team, "alice")
+    team.sql("UPDATE node_usage SET active = 7 WHERE node = 'n2'")
+    assert team("reconcile").code == 0
+    rows = team.ok("audit", "-o", "json").items
+    seen = [(row["target"], row["action"]) for row in rows if row["verb"] == "reconcile"]
+    assert sorted(set(seen)) == [("alice", "repaired"), ("n2", "recounted")]
+
+
+def test_a_request_that_left_something_is_tried_again(team: Desk) -> None:
+    lose(team, "alice")
+    team.fleet[team.home("alice")].fail("create", EngineError("n1", "no space left on device"))
+    assert team("reconcile", "--request-id", "r-1").code == 9
+    assert [item["repaired"] for item in team.ok("reconcile", "--request-id", "r-1", "-o", "json").items] == [True]
+
+
 # ---- adopting
 
 

@@ -18,6 +18,7 @@ ONCE = {
     "reap-idle": ["reap-idle", "--idle", "0"],
     "cordon": ["node", "cordon", "n2", "--reason", "disk"],
     "uncordon": ["node", "uncordon", "n2"],
+    "reconcile": ["reconcile"],
     "lease break": ["lease", "break", "user:zoe", "--yes"],
 }
 
@@ -30,6 +31,9 @@ def test_the_same_request_is_answered_the_same_and_done_once(alice: Desk, argv: 
         alice.ok("node", "cordon", "n2")
     if argv[0] == "lease":
         alice.hold("user:zoe")
+    if argv[0] == "reconcile":
+        alice.fleet[alice.home("alice")].exit("ws-u-alice")
+        alice.sql("UPDATE node_usage SET active = 7")
     first = alice(*argv, "--request-id", "r-1", "-o", "json")
     assert first.code == 0, first
     before = alice.sql("SELECT COUNT(*), SUM(generation) FROM placements"), alice.sql("SELECT COUNT(*) FROM audit")

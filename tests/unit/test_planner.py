@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.builders import CLUSTER, IMAGE, RESOURCES, capacity, cluster, container, placement, view
-from wsctl.errors import ImageMissing, NameTaken, NodeUnreachable, NotFound, Refused, Unschedulable
+from wsctl.errors import BackendError, ImageMissing, NameTaken, NodeUnreachable, NotFound, Refused, Unschedulable
 from wsctl.model import (
     Activity,
     ClusterView,
+    DamagedPlacement,
     NetworkSample,
     NodeState,
     NodeView,
@@ -329,6 +330,30 @@ def test_restart_of_a_missing_or_stopped_container() -> None:
     claim = work.steps[0]
     assert isinstance(claim, Claim)
     assert claim.capacity is not None
+
+
+def test_restart_puts_a_stale_copy_aside() -> None:
+    stale = one(view("n1", containers=[container("alice", generation=1)]), placement(container_generation=6))
+    lines = text(plan_restart("alice", SPEC, stale)).splitlines()
+    assert lines[1:3] == [
+        "- keep     ws-u-alice on n1, stopped, as ws-q-alice-id-alice   (stale copy)",
+        "+ create   ws-u-alice on n1",
+    ]
+
+
+def test_a_user_whose_row_is_damaged_is_refused_by_every_verb() -> None:
+    row = DamagedPlacement("alice", "the row is damaged", "n1", 20000)
+    state = replace(cluster(view("n1")), damaged={"alice": row}, homes={"alice": "n1"})
+    for decision in (
+        place(state),
+        plan_start("alice", SPEC, state),
+        plan_stop("alice", state),
+        plan_restart("alice", SPEC, state),
+        plan_remove("alice", SPEC, state),
+        plan_remove("alice", SPEC, state, purge=True),
+    ):
+        assert isinstance(decision.error, BackendError)
+        assert "the row is damaged" in decision.error.message
 
 
 def test_remove_keeps_the_files_and_remembers_where() -> None:

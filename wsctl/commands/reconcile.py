@@ -6,13 +6,13 @@ and repairing (`reconciler`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsctl.commands.options import DryRunOpt, ParallelOpt, WaitOpt, YesOpt, check_users, command, seconds
+from wsctl.commands.options import DryRunOpt, ParallelOpt, RequestOpt, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
 from wsctl.errors import PartialFailure, UsageError
 from wsctl.model import CONTAINER_PREFIX
@@ -20,7 +20,7 @@ from wsctl.plan import Plan, Reserve
 
 if TYPE_CHECKING:
     from wsctl.published import PublishedMap
-    from wsctl.reconciler import Picture, Repair
+    from wsctl.reconciler import Reconciler, Repair
 
 
 @command
@@ -39,6 +39,7 @@ def reconcile(
     ] = None,
     parallel: ParallelOpt = 8,
     wait: WaitOpt = "0",
+    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
@@ -53,14 +54,34 @@ def reconcile(
       wsctl reconcile --adopt --adopt-name 'jupyter-{user}'
     """
     from wsctl.planner import Rules
-    from wsctl.reconciler import Reconciler, Repair
+    from wsctl.reconciler import Reconciler
+    from wsctl.requests import items_once
 
     if adopt_name.count("{user}") != 1:
         raise UsageError(f"--adopt-name {adopt_name!r} must have {{user}} in it once", hint="--adopt-name 'ws-{user}'")
     users = check_users(user) if user else None
+    template = adopt_name if adopt else None
+    request = app.request(request_id, "reconcile", users or (), adopt=template, map=map_file and str(map_file))
     world = app.world(dry_run=dry_run, parallel=parallel, wait_s=seconds(wait, "--wait"))
-    rules = Rules(adopt=adopt_name if adopt else None, named=users is not None)
-    reconciler = Reconciler(world, rules=rules, users=users, published=_published(app, map_file))
+    reconciler = Reconciler(
+        world,
+        rules=Rules(adopt=template, named=users is not None),
+        users=users,
+        published=_published(app, map_file),
+        request_id=request_id,
+    )
+
+    def run() -> list[dict[str, object]]:
+        return [_item(repair) for repair in _run(app, reconciler, adopts=adopt, dry_run=dry_run, yes=yes)]
+
+    items = items_once(world, None if dry_run else request, run, lambda items: all(item["repaired"] for item in items))
+    _show(app, items)
+    _raise_if_left(items, dry_run=dry_run)
+
+
+def _run(app: App, reconciler: Reconciler, *, adopts: bool, dry_run: bool, yes: bool) -> list[Repair]:
+    from wsctl.reconciler import Repair
+
     picture = reconciler.look()
     for busy in picture.busy:
         app.out.detail(f"{busy}: somebody is acting on this user; left out")
@@ -68,12 +89,9 @@ def reconcile(
     if picture.differences:
         app.out.plan(plan, dry_run=False)
     if dry_run:
-        repairs = [Repair(difference) for difference in picture.differences]
-    else:
-        adopts = adopt and any(isinstance(step, Reserve) for step in plan)
-        repairs = reconciler.repair(picture, _asking(app, yes=yes) if adopts else None)
-    _show(app, repairs)
-    _raise_if_left(repairs, picture, dry_run=dry_run)
+        return [Repair(difference) for difference in picture.differences]
+    asks = adopts and any(isinstance(step, Reserve) for step in plan)
+    return reconciler.repair(picture, _asking(app, yes=yes) if asks else None)
 
 
 def _asking(app: App, *, yes: bool) -> Callable[[Plan], None]:
@@ -96,39 +114,41 @@ def _published(app: App, path: Path | None) -> PublishedMap | None:
     return PublishedMap(path, app.inventory.gateway, addresses)
 
 
-def _show(app: App, repairs: Sequence[Repair]) -> None:
+def _item(repair: Repair) -> dict[str, object]:
     from wsctl.commands.present import error_dict
+
+    found = repair.difference
+    item: dict[str, object] = {
+        "kind": found.kind.value,
+        "user": found.user,
+        "node": found.node,
+        "detail": found.detail,
+        "fix": found.fix,
+        "repaired": repair.repaired,
+    }
+    if repair.error is not None:
+        item["error"] = error_dict(repair.error)
+    return item
+
+
+def _show(app: App, items: Sequence[Mapping[str, object]]) -> None:
     from wsctl.output import Column
 
-    items = []
-    for repair in repairs:
-        found = repair.difference
-        item: dict[str, object] = {
-            "kind": found.kind.value,
-            "user": found.user,
-            "node": found.node,
-            "detail": found.detail,
-            "fix": found.fix,
-            "repaired": repair.repaired,
-        }
-        if repair.error is not None:
-            item["error"] = error_dict(repair.error)
-        items.append(item)
     columns = [Column(key) for key in ("kind", "user", "node", "detail", "fix", "repaired")]
     if items or app.out.is_json:
         app.out.rows(items, columns)
     else:
         app.out.note("nothing differs")
-    for repair in repairs:
-        if repair.error is not None:
-            app.out.note(f"{repair.difference.user or repair.difference.node or 'map'}: {repair.error.message}")
+    for item in items:
+        error = item.get("error")
+        if isinstance(error, Mapping):
+            app.out.note(f"{item['user'] or item['node'] or 'map'}: {error['message']}")
 
 
-def _raise_if_left(repairs: Sequence[Repair], picture: Picture, *, dry_run: bool) -> None:
-    left = [repair.difference for repair in repairs if not repair.repaired]
+def _raise_if_left(items: Sequence[Mapping[str, object]], *, dry_run: bool) -> None:
+    left = [item for item in items if not item["repaired"]]
     if not left:
         return
-    kinds = ", ".join(sorted({difference.kind.value for difference in left}))
-    safe = sum(difference.safe for difference in left)
-    hint = "wsctl reconcile   # repairs what is safe" if dry_run and safe else "see `fix` of each"
-    raise PartialFailure(f"{len(left)} of {len(repairs)} differences are left ({kinds})", hint=hint)
+    kinds = ", ".join(sorted({str(item["kind"]) for item in left}))
+    hint = "see `fix` of each" if not dry_run else "wsctl reconcile   # repairs what is safe; see `fix` of the others"
+    raise PartialFailure(f"{len(left)} of {len(items)} differences are left ({kinds})", hint=hint)

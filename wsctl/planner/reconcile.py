@@ -107,7 +107,7 @@ def _unplaced(user: str, spec: WorkspaceSpec, view: ClusterView, copies: Sequenc
             fix = f"wsctl reconcile --adopt   # takes it over; wsctl reconcile --user {user}   # puts it aside"
             found += Found((Difference(Kind.ORPHAN, user, copy.node, detail, fix, safe=False),))
         else:
-            found += _aside(Kind.ORPHAN, user, copy, detail)
+            found += _aside(Kind.ORPHAN, user, copy, detail, "stopped and renamed; --adopt takes it over instead")
     return found
 
 
@@ -133,12 +133,15 @@ def _placed(
     placement: Placement, spec: WorkspaceSpec, view: ClusterView, copies: Sequence[Copy], rules: Rules
 ) -> Found:
     user, node = placement.user, view.nodes[placement.node]
-    found, main = Found(), None
+    found, main, outdated = Found(), None, False
     for copy in copies:
         container = copy.container
         if container.cluster != view.cluster:
             continue
-        if copy.node != placement.node:
+        if copy.node != placement.node and not rules.named and (container.generation or 0) > placement.generation:
+            found += _newer(placement, copy)
+            outdated = True
+        elif copy.node != placement.node:
             detail = f"{container.name} is on {copy.node}, the user is placed on {placement.node}"
             found += _aside(Kind.WRONG_NODE, user, copy, detail)
         elif container.name != placement.container:
@@ -147,8 +150,8 @@ def _placed(
             view = without(view, copy.node, container)
         else:
             main = container
-    if not node.reachable or node.mark.state is NodeState.DOWN:
-        return found  # what runs there is unknown; that is said once, of the node
+    if outdated or not node.reachable or node.mark.state is NodeState.DOWN:
+        return found  # of a silent node, what runs there is unknown; that is said once, of the node
     if main is not None and (main.user != user or main.generation != placement.container_generation):
         says = f"generation {main.generation}" if main.user == user else f"the labels of {main.user or 'nobody'}"
         detail = f"{main.name} has {says}, not generation {placement.container_generation} of {user}"
@@ -158,6 +161,18 @@ def _placed(
         stale = False
     taken_over, view = _interrupted_adoption(placement, spec, view, copies, rules)
     return found + taken_over + _own(placement, spec, view, stale=stale)
+
+
+def _newer(placement: Placement, copy: Copy) -> Found:
+    """A generation that the database hasn't reached: more likely it was restored from a backup than that the label is
+    forged, and then the user's newest files are with that container."""
+    user, generation = placement.user, copy.container.generation
+    detail = (
+        f"{copy.container.name} is on {copy.node} with generation {generation}; recorded are {placement.node} and "
+        f"{placement.generation}: was the database restored from an older backup?"
+    )
+    fix = f"if {placement.node} is right: wsctl reconcile --user {user}   # puts the copy aside"
+    return Found((Difference(Kind.WRONG_NODE, user, copy.node, detail, fix, safe=False),))
 
 
 def _interrupted_adoption(

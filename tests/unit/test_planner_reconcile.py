@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -193,6 +194,17 @@ def test_copies_elsewhere_and_under_other_names_are_put_aside() -> None:
         "- keep     alice-2 on n1, stopped, as ws-q-alice-second   (duplicate)",
         "- keep     ws-u-alice on n2, stopped, as ws-q-alice-elsewher   (wrong-node)",
     ]
+
+
+def test_a_copy_that_is_newer_than_the_database_is_left_alone_unless_named() -> None:
+    seen = placed(other=[mine(id="elsewhere", generation=7)], generation=3)
+    assert kinds(seen) == [("wrong-node", False)]
+    assert "restored from an older backup" in found(seen)[0].detail
+    assert plan(seen) == []
+    named = Rules(named=True)
+    assert kinds(seen, named) == [("wrong-node", True), ("missing", True)]
+    assert verbs(seen, named) == ["keep", *BRING_UP]
+    assert kinds(placed(mine(), other=[mine(id="elsewhere", generation=3)], generation=3)) == [("wrong-node", True)]
 
 
 def test_what_was_put_aside_is_no_difference_until_it_runs_again() -> None:
@@ -456,6 +468,18 @@ def test_calls_for_looking_grow_with_nodes_not_with_what_is_wrong() -> None:
         invariants(made)
 
 
+def test_a_thousand_placements_take_well_under_five_seconds() -> None:
+    users = [f"u{number}" for number in range(1000)]
+    with site(*users, capacity=capacity(1000, 1 << 60, 10**9)) as made:
+        began = time.perf_counter()
+        assert reconcile(made) == []
+        for user in users[::10]:
+            home(made, user).exit(f"ws-u-{user}")
+        assert len(reconcile(made)) == 100
+        assert reconcile(made) == []
+        assert time.perf_counter() - began < 5
+
+
 def test_a_foreign_process_on_the_port_moves_the_user() -> None:
     with site("alice") as made:
         before = made.store.placement("alice")
@@ -557,9 +581,10 @@ def test_named_users_only() -> None:
         assert ("not-running", "bob", True) in reconcile(made)
 
 
-def test_wrong_counters_are_counted_again() -> None:
+@pytest.mark.parametrize("harm", ["UPDATE node_usage SET workspaces = 7, memory_bytes = 0", "DELETE FROM node_usage"])
+def test_wrong_counters_are_counted_again(harm: str) -> None:
     with site("alice") as made:
-        sql(made, "UPDATE node_usage SET workspaces = 7, memory_bytes = 0")
+        sql(made, harm)
         assert reconcile(made) == [("wrong-count", None, True)]
         assert reconcile(made) == []
         invariants(made)
