@@ -131,6 +131,7 @@ class _Run:
             new_container=step.new_container,
             port=step.port,
             resources=step.resources,
+            was=self.placement.state if self.placement is not None else None,
         )
         if result is Conflict.NODE_FULL:
             raise Unschedulable(f"{step.node} has no room to start {step.user} any more", hint="wsctl node ls")

@@ -191,8 +191,11 @@ class PlacementRows:
         new_container: bool = False,
         port: int | None = None,
         resources: Resources | None = None,
+        was: PlacementState | None = None,
     ) -> Placement | Conflict:
         def change(old: Placement) -> _Change:
+            if was not in (None, old.state):
+                raise _Lost(Conflict.STALE)
             return _Change(
                 old,
                 state,
