@@ -194,6 +194,7 @@ class _Run:
             port=step.port,
             resources=step.resources,
             audit=self.entries,
+            was=self.placement.state if self.placement is not None else None,
         )
         if result is Conflict.NODE_FULL:
             raise Unschedulable(f"{step.node} has no room to start {step.user} any more", hint="wsctl node ls")

@@ -181,9 +181,13 @@ class Store(Protocol):
         new_container: bool = False,
         port: int | None = None,
         resources: Resources | None = None,
+        was: PlacementState | None = None,
         audit: Sequence[AuditEntry] = (),
     ) -> Placement | Conflict:
         """Begin an operation: if the placement still has `generation`, add one to it and set `state`.
+
+        `was` is the state that this was decided on: settling leaves the generation as it is, but a placement that is
+        settled since may hold no room any more, or have files. STALE if the state is another one (None: any will do).
 
         `new_container` also sets container_generation to the new generation; `port` moves the placement to that port;
         `resources` are what it takes from now on. Leaving `stopped`, or growing, takes memory and CPU within

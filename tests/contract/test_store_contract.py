@@ -127,6 +127,16 @@ def test_claim_raises_the_generation(store: SqlStore) -> None:
     assert store.placement("alice") == again
 
 
+def test_claim_is_decided_on_a_state(store: SqlStore) -> None:
+    """Settling leaves the generation: whoever decided on the state before it must look again."""
+    placed(store.reserve(want()))
+    assert store.settle("alice", 1, S.RUNNING)
+    before = store.placements()
+    assert store.claim("alice", 1, S.RESERVED, was=S.RESERVED) is Conflict.STALE
+    assert store.placements() == before
+    assert placed(store.claim("alice", 1, S.STOPPING, was=S.RUNNING)).generation == 2
+
+
 def test_claim_finds_the_port_taken(store: SqlStore) -> None:
     placed(store.reserve(want()))
     placed(store.reserve(want("bob", port=20001)))

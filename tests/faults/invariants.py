@@ -14,7 +14,17 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from wsctl.model import Capacity, Container, LeaseInfo, Placement, PlacementState, Usage, container_name, upstream
+from wsctl.model import (
+    Capacity,
+    Container,
+    LeaseInfo,
+    Placement,
+    PlacementState,
+    Usage,
+    container_name,
+    quarantine_name,
+    upstream,
+)
 from wsctl.records import AuditKind, AuditRow
 
 _ROUTE = re.compile(r'^ *"u:([a-z0-9_-]+)" (\S+);$', re.MULTILINE)
@@ -130,7 +140,7 @@ def at_rest(truth: Truth) -> list[str]:
     found = [
         f"{c.name} on {node} is in no placement"
         for node, c in truth.containers
-        if c.user not in placed or placed[c.user].node != node
+        if (c.user not in placed or placed[c.user].node != node) and not _is_aside(c)
     ]
     running = Counter(c.user for _, c in truth.containers if c.is_running)
     found += [f"{user} runs {n} times" for user, n in running.items() if n > 1]
@@ -142,6 +152,12 @@ def at_rest(truth: Truth) -> list[str]:
         elif p.state is PlacementState.RUNNING:
             found += _as_recorded(p, truth)
     return found
+
+
+def _is_aside(container: Container) -> bool:
+    """Put aside by wsctl: stopped, and under the name that says so."""
+    user = container.user or ""
+    return container.name == quarantine_name(user, container.id) and not container.is_running
 
 
 def _as_recorded(p: Placement, truth: Truth) -> list[str]:

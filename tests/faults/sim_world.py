@@ -76,6 +76,7 @@ class Sim:
         self.trace: list[str] | None = [] if trace else None
         self.contacts = 0
         self.leases_in = self.rng.choices(list(LEASES_IN), weights=list(LEASES_IN.values()))[0]
+        self.hiccups = self.rng.choice((0.02, 0.07, 0.07, 0.25))
         self.faults = Faults(self.rng)
         self.site = _site(self.kernel, self.rng)
         self.redis = SimRedis(self.kernel)
@@ -119,7 +120,7 @@ class Sim:
         kind = self.faults.draw(call.where, without=() if task.leads else (Kind.INTERRUPTED,))
         self._strike_before(call, kind)
         if call.where != "node purge":
-            self.kernel.sleep(_latency(rng))
+            self.kernel.sleep(self._latency())
             self._alive(process)
         if self.is_cut(call):
             self._time_out(call, "cut off")
@@ -136,12 +137,17 @@ class Sim:
         result, error = self._effect(call)
         looked_at = self.kernel.now
         self._strike_after(call, kind)
-        self.kernel.sleep(_latency(rng))
+        self.kernel.sleep(self._latency())
         self._alive(process)
         task.looked_at = looked_at
         if error is not None:
             raise error
         return result
+
+    def _latency(self) -> float:
+        """Seconds of one way: mostly milliseconds, now and then a hiccup."""
+        drawn = self.rng.random()
+        return drawn * 0.02 if drawn > self.hiccups else 5.0 * self.rng.random()
 
     def is_cut(self, call: Contact) -> bool:
         """Whether the call can't come through at the moment."""
@@ -252,12 +258,6 @@ class Sim:
         self.kernel.now += TTL_S + 1
 
 
-def _latency(rng: Random) -> float:
-    """Seconds of one way: mostly milliseconds, now and then a hiccup."""
-    drawn = rng.random()
-    return drawn * 0.02 if drawn < 0.93 else drawn * 6.0 * rng.random()
-
-
 def _brief(result: Any) -> str:
     if isinstance(result, set):
         result = sorted(result)
@@ -273,7 +273,7 @@ def _site(kernel: Kernel, rng: Random) -> Site:
     nodes = {}
     for name in names:
         places = rng.choice((1, 2, 2, 3))
-        running = rng.randint(1, places)
+        running = rng.choice((1, 1, places))
         per_user = resources()
         room = capacity(places, running * per_user.memory_bytes, running * per_user.cpus_milli)
         # A port each, one for somebody else, and one to move to.

@@ -344,3 +344,15 @@ def test_creating_without_a_spec_is_a_bug(site: Site) -> None:
     executor = Executor(CLUSTER, site.nodes, site.store, site.fleet, site.clock, Auditor("test", ME), lambda: None)
     with pytest.raises(AssertionError):
         executor.run(Work("alice", "x", (reserve(), CreateContainer("alice", "n1", ""))), None, None)
+
+
+def test_a_claim_decided_before_somebody_settled_is_refused(site: Site) -> None:
+    """Found by the simulator: it made a running workspace a reservation again, which a refusing node then undid."""
+    seen = do(site, reserve())
+    do(site, *bring_up(), placement=seen)
+    claim = Claim("alice", "n1", "", 1, PlacementState.RESERVED)
+    with pytest.raises(StaleGeneration):
+        do(site, claim, placement=seen)
+    now = site.store.placement("alice")
+    assert now is not None
+    assert now.state is PlacementState.RUNNING

@@ -356,6 +356,17 @@ def test_a_user_whose_row_is_damaged_is_refused_by_every_verb() -> None:
         assert "the row is damaged" in decision.error.message
 
 
+def test_removing_a_stopped_one_takes_no_room_again() -> None:
+    """Found by the simulator: as `stopping` it took memory that somebody else had been given, unchecked."""
+    stopped = one(view("n1", containers=[container("alice", state="exited")]), placement(state=PlacementState.STOPPED))
+    runs_anyway = one(view("n1", containers=[container("alice")]), placement(state=PlacementState.STOPPED))
+    for decision in (plan_remove("alice", SPEC, stopped), plan_stop("alice", runs_anyway)):
+        assert decision.work is not None
+        claim = decision.work.steps[0]
+        assert isinstance(claim, Claim)
+        assert claim.state is PlacementState.STOPPED
+
+
 def test_remove_keeps_the_files_and_remembers_where() -> None:
     decision = plan_remove("alice", SPEC, one(view("n1", containers=[container("alice")]), placement()))
     assert text(decision) == (

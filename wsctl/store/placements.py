@@ -129,9 +129,12 @@ class PlacementRows(ClusterRows):
         new_container: bool = False,
         port: int | None = None,
         resources: Resources | None = None,
+        was: PlacementState | None = None,
         audit: Sequence[AuditEntry] = (),
     ) -> Placement | Conflict:
         def change(old: Placement) -> Change:
+            if was not in (None, old.state):
+                raise _Lost(Conflict.STALE)
             return Change(
                 old,
                 state,
