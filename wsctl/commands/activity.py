@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from wsctl.commands.applying import auto_apply
 from wsctl.commands.options import DryRunOpt, YesOpt, check_users, command, seconds
 from wsctl.commands.place import FromOpt, read_users
 from wsctl.context import App
@@ -99,8 +100,9 @@ def reap_idle(
         Column("last_active_at", "active", show=lambda at: ago(at, now)),  # type: ignore[arg-type]
         Column("reason"),
     )
-    app.out.rows(items, columns)
-    _say_trouble(app, [(item.user, item.verdict.value, item.reason) for item in verdicts])
+    with auto_apply(app, "reap-idle", dry_run=dry_run):
+        app.out.rows(items, columns)
+        _say_trouble(app, [(item.user, item.verdict.value, item.reason) for item in verdicts])
 
 
 def _say_trouble(app: App, verdicts: list[tuple[str, str, str]]) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from wsctl.commands.applying import auto_apply
 from wsctl.commands.options import DryRunOpt, ParallelOpt, UsersArg, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
 from wsctl.errors import ConfirmationRequired, Refused, UsageError
@@ -154,4 +155,5 @@ def _run(
     world = app.world(dry_run=dry_run, parallel=parallel, wait_s=seconds(wait, "--wait"))
     outcomes = Workflow(world).run(operation, Options(dry_run=dry_run, confirm=confirm))
     show = show_dry_run if dry_run else show_outcomes
-    show(app, outcomes)
+    with auto_apply(app, verb, dry_run=dry_run):
+        show(app, outcomes)

@@ -1,0 +1,273 @@
+"""Putting the route map live on gateways: upload beside, swap, `nginx -t`, reload, confirm; else the old one back.
+
+Responsible for: the order of these, the lease on each gateway, at most one reload a second, and that a run that is cut
+off anywhere leaves what the next one repairs. Not responsible for: what is to be done (`livemap.decide`), the effects
+(`ports.Gateway`), nor for which placements there are (`render`).
+
+The steps and what a death after each leaves: *uploaded*: a file that nothing reads, overwritten by the next upload.
+*Swapped* or *tested*: the new file with the old workers; the next run sees that the workers don't serve the file, tests
+and reloads. *Reloaded*: the next run confirms. The file that was good last stays beside until a map is confirmed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from wsctl.errors import GatewayError, NodeUnreachable, Refused, WsctlError
+from wsctl.livemap import Served, Verdict, Wanted, complaint_in, decide, parse_served
+from wsctl.nginx import MapRefused
+from wsctl.ports import Clock, Gateway, HeldLeases, Leases, LiveFile, Said
+from wsctl.routes import parse_header
+from wsctl.transport.fanout import run as fan_out
+
+PARALLEL = 16
+DEADLINE_S = 600.0
+"""For one gateway; each call has a tighter limit of its own."""
+
+RELOAD_EVERY_S = 1.0
+"""At most one reload in this time, however many placements change: a reload doubles the workers for a while."""
+
+CONFIRM_S = 10.0
+"""How long new workers may take; a map of a million routes is read in 2 s."""
+CONFIRM_ANSWERS = 5
+CONFIRM_PAUSE_S = 0.03
+"""So many answers in a row, so far apart, must be the new map's: together longer than the 0.1 s in which old and new
+workers both accept connections (ngx_reconfigure)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyOptions:
+    """`force` replaces files that were edited by hand or are newer, too; `wait_s` is for somebody else's lease."""
+
+    force: bool = False
+    dry_run: bool = False
+    wait_s: float = 10.0
+    command: str = "render-gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of one gateway. `action` is `applied`, `unchanged`, `would-apply` or `failed`; generation and routes
+    are those of the map that is live afterwards, None when that isn't known."""
+
+    gateway: str
+    action: str
+    generation: int | None = None
+    routes: int | None = None
+    reload_ms: int | None = None
+    confirm_ms: int | None = None
+    error: WsctlError | None = None
+
+
+class Applier:
+    """One run. `connect` gives a gateway by name, `render` the map of the placements as they are at that moment."""
+
+    def __init__(
+        self,
+        connect: Callable[[str], Gateway],
+        render: Callable[[], Wanted],
+        leases: Leases,
+        clock: Clock,
+        options: ApplyOptions,
+    ) -> None:
+        self._connect = connect
+        self._render = render
+        self._leases = leases
+        self._clock = clock
+        self._options = options
+
+    def run(self, names: Sequence[str]) -> list[Applied]:
+        """Apply to all of them side by side; one that fails doesn't stop the others. In the given order."""
+        results = fan_out(names, self._one, parallel=PARALLEL, deadline_s=DEADLINE_S)
+        found: list[Applied] = []
+        for name, result in results.items():
+            if isinstance(result, Applied):
+                found.append(result)
+            elif isinstance(result, NodeUnreachable):  # fanout's own, for one that hangs
+                late = NodeUnreachable(name, result.reason)
+                found.append(Applied(name, "failed", error=late))
+            else:
+                raise result
+        return found
+
+    def _one(self, name: str) -> Applied:
+        try:
+            if self._options.dry_run:
+                return self._rehearse(name, self._connect(name))
+            # First the connection, then the lease: nobody waits for a handshake that fails.
+            gateway = self._connect(name)
+            lease = f"gateway:{name}"
+            with self._leases.acquire([lease], command=self._options.command, wait_s=self._options.wait_s) as held:
+                return Application(name, gateway, held, self._clock, self._look).run()
+        except WsctlError as error:
+            return Applied(name, "failed", error=error)
+
+    def _rehearse(self, name: str, gateway: Gateway) -> Applied:
+        look = self._look(name, gateway)
+        action = "unchanged" if look.verdict is Verdict.UNCHANGED else "would-apply"
+        return replace(look.summary(name), action=action)
+
+    def _look(self, name: str, gateway: Gateway) -> Look:
+        """The gateway and the placements as they are now. Raises `Refused` where nothing may be done."""
+        wanted = self._render()
+        live = gateway.read()
+        said = gateway.status()
+        served = parse_served(said.words) if said.ok else None
+        verdict = decide(live.text, served, wanted, force=self._options.force)
+        if verdict in (Verdict.EDITED, Verdict.NEWER):
+            raise _refusal(name, gateway.map_file, verdict, live, wanted)
+        return Look(live, wanted, verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A gateway at one moment, and what is to be done about it."""
+
+    live: LiveFile
+    wanted: Wanted
+    verdict: Verdict
+
+    @property
+    def target(self) -> Served:
+        """What the workers will serve in the end: where the file's routes are right, its own generation."""
+        header = parse_header(self.live.text or "")
+        if self.verdict is not Verdict.REPLACE and header is not None:
+            return Served(header.generation, header.digest)
+        return Served(self.wanted.generation, self.wanted.digest)
+
+    def summary(self, name: str) -> Applied:
+        """The answer if nothing else happens."""
+        return Applied(name, "unchanged", self.target.generation, self.wanted.count)
+
+
+class Application:
+    """Carrying it out on one gateway, under its lease."""
+
+    def __init__(
+        self, name: str, gateway: Gateway, held: HeldLeases, clock: Clock, look: Callable[[str, Gateway], Look]
+    ) -> None:
+        self._name = name
+        self._gateway = gateway
+        self._held = held
+        self._clock = clock
+        self._look = look
+
+    def run(self) -> Applied:
+        """From the look to the confirmation. Raises `WsctlError`; the live file is then the old one."""
+        look = self._look(self._name, self._gateway)
+        age_s = look.live.age_s
+        if look.verdict is not Verdict.UNCHANGED and age_s is not None and age_s < RELOAD_EVERY_S:
+            self._clock.sleep(RELOAD_EVERY_S - age_s)
+            # What changed meanwhile rides along.
+            look = self._look(self._name, self._gateway)
+        if look.verdict is Verdict.UNCHANGED:
+            if look.live.unfinished:
+                self._gateway.finish()
+            return look.summary(self._name)
+        if look.verdict is Verdict.REPLACE:
+            self._held.check()
+            self._gateway.upload(look.wanted.text)
+            self._held.check()
+            self._gateway.swap()
+        began = time.monotonic()
+        self._test(look)
+        self._held.check()
+        self._reload(look)
+        reloaded = time.monotonic()
+        self._confirm(look)
+        confirmed = time.monotonic()
+        self._gateway.finish()
+        return replace(
+            look.summary(self._name),
+            action="applied",
+            reload_ms=round((reloaded - began) * 1000),
+            confirm_ms=round((confirmed - reloaded) * 1000),
+        )
+
+    def _test(self, look: Look) -> None:
+        said = self._gateway.test()
+        if said.ok:
+            return
+        is_back = self._take_back(look)
+        blamed = complaint_in(said.words)
+        whose, hint = "the new map", "wsctl render-gateway --diff"
+        # Blame by trial: what Nginx refuses without the new map too is somebody else's.
+        if is_back and blamed.file != self._gateway.map_file and not (without := self._gateway.test()).ok:
+            blamed = complaint_in(without.words)
+            whose, hint = "its configuration with and without the new map, so it isn't the map's fault", "nginx -t"
+        raise MapRefused(
+            f"{self._name}: Nginx refuses {whose}: {blamed}; {_standing(is_back)}",
+            hint=f"on {self._name}: {hint}" if hint == "nginx -t" else hint,
+            details={"gateway": self._name, "file": blamed.file, "line": blamed.line, "nginx": said.words.strip()},
+        )
+
+    def _reload(self, look: Look) -> None:
+        said = self._gateway.reload()
+        if not said.ok:
+            is_back = self._take_back(look)
+            raise GatewayError(
+                self._name,
+                f"the reload failed: {complaint_in(said.words)}; {_standing(is_back)}",
+                hint=f"is Nginx running on {self._name}? systemctl status nginx",
+                details={"nginx": said.words.strip()},
+            )
+
+    def _confirm(self, look: Look) -> None:
+        """Return once the new workers answer, several times in a row."""
+        deadline = time.monotonic() + CONFIRM_S
+        agreed = 0
+        said = Said(False, "nobody was asked")
+        while agreed < CONFIRM_ANSWERS:
+            said = self._gateway.status()
+            agreed = agreed + 1 if said.ok and parse_served(said.words) == look.target else 0
+            if agreed == 0 and time.monotonic() >= deadline:
+                break
+            self._clock.sleep(CONFIRM_PAUSE_S)
+        else:
+            return
+        is_back = self._take_back(look)
+        if is_back:
+            self._gateway.reload()
+        raise self._unconfirmed(look, said, is_back)
+
+    def _unconfirmed(self, look: Look, said: Said, is_back: bool) -> GatewayError:
+        served = parse_served(said.words) if said.ok else None
+        if served is not None:
+            what = f"still serves generation {served.generation}, not {look.target.generation}"
+            hint = f"its error log on {self._name} says why: tail /var/log/nginx/error.log"
+        elif said.ok:
+            what, hint = "tells no generation of a map", "wsctl render-gateway --snippet   # and include that"
+        else:
+            what = f"can't be asked what it serves: {said.words}"
+            hint = (
+                "the server at `gateway.hosts.….status_url` needs the snippet of this version: "
+                "wsctl render-gateway --snippet"
+            )
+        return GatewayError(self._name, f"after the reload Nginx {what}; {_standing(is_back)}", hint=hint)
+
+    def _take_back(self, look: Look) -> bool:
+        """The old file live again, if the new one was put there by this run or by one that was cut off."""
+        return self._gateway.put_back(there_was_none=look.live.text is None)
+
+
+def _standing(is_back: bool) -> str:
+    return "the old map is back" if is_back else "the map's file stays as it was"
+
+
+def _refusal(name: str, path: str, verdict: Verdict, live: LiveFile, wanted: Wanted) -> Refused:
+    header = parse_header(live.text or "")
+    if verdict is Verdict.NEWER and header is not None:
+        return Refused(
+            f"{name}: {path} has generation {header.generation}, the state database is at {wanted.generation}: its map "
+            "is older; nothing was changed",
+            hint="is this the right state database? then: wsctl render-gateway --apply --force",
+            details={"gateway": name, "live": header.generation, "wanted": wanted.generation},
+        )
+    what = "isn't a route map of wsctl's" if header is None else "was edited by hand since wsctl wrote it"
+    return Refused(
+        f"{name}: {path} {what}; nothing was changed",
+        hint="see `wsctl render-gateway --diff`, then replace it: wsctl render-gateway --apply --force",
+        details={"gateway": name, "file": path},
+    )
