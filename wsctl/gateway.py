@@ -39,11 +39,13 @@ workers both accept connections (ngx_reconfigure)."""
 
 @dataclass(frozen=True, slots=True)
 class ApplyOptions:
-    """`force` replaces files that were edited by hand or are newer, too; `wait_s` is for somebody else's lease."""
+    """`force` replaces files that were edited by hand or are newer, too; `wait_s` is for somebody else's lease,
+    `confirm_s` for new workers."""
 
     force: bool = False
     dry_run: bool = False
     wait_s: float = 10.0
+    confirm_s: float = CONFIRM_S
     command: str = "render-gateway"
 
 
@@ -100,7 +102,7 @@ class Applier:
             gateway = self._connect(name)
             lease = f"gateway:{name}"
             with self._leases.acquire([lease], command=self._options.command, wait_s=self._options.wait_s) as held:
-                return Application(name, gateway, held, self._clock, self._look).run()
+                return Application(name, gateway, held, self._clock, self._look, self._options.confirm_s).run()
         except WsctlError as error:
             return Applied(name, "failed", error=error)
 
@@ -146,13 +148,20 @@ class Application:
     """Carrying it out on one gateway, under its lease."""
 
     def __init__(
-        self, name: str, gateway: Gateway, held: HeldLeases, clock: Clock, look: Callable[[str, Gateway], Look]
+        self,
+        name: str,
+        gateway: Gateway,
+        held: HeldLeases,
+        clock: Clock,
+        look: Callable[[str, Gateway], Look],
+        confirm_s: float,
     ) -> None:
         self._name = name
         self._gateway = gateway
         self._held = held
         self._clock = clock
         self._look = look
+        self._confirm_s = confirm_s
 
     def run(self) -> Applied:
         """From the look to the confirmation. Raises `WsctlError`; the live file is then the old one."""
@@ -216,7 +225,7 @@ class Application:
 
     def _confirm(self, look: Look) -> None:
         """Return once the new workers answer, several times in a row."""
-        deadline = time.monotonic() + CONFIRM_S
+        deadline = time.monotonic() + self._confirm_s
         agreed = 0
         said = Said(False, "nobody was asked")
         while agreed < CONFIRM_ANSWERS:

@@ -15,8 +15,8 @@ from wsctl.routes import is_intact, parse_header
 
 ENTRY = re.compile(r'^    "u:([a-z0-9_-]+)" ([0-9a-f.:\[\]]+);$', re.MULTILINE)
 STATUS_ANSWER = re.compile(r"([0-9]{1,20}) ([0-9a-f]{64})\n?", re.ASCII)
-BLAME = re.compile(r"\[(?:emerg|crit|alert|error)\] (?:[0-9]+#[0-9]+: )?(.*?)(?: in (\S+):([0-9]+))?$", re.MULTILINE)
-"""Nginx's complaint: its words, and the file and line if it names them."""
+BLAME = re.compile(r"\[(emerg|crit|alert|error)\] (?:[0-9]+#[0-9]+: )?(.*?)(?: in (\S+):([0-9]+))?$", re.MULTILINE)
+"""Nginx's complaint: its level, its words, and the file and line if it names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,12 @@ class Complaint:
 
 
 def complaint_in(said: str) -> Complaint:
-    """The first complaint in the words of `nginx -t` or of a failed reload; other programs' words as they are."""
-    found = BLAME.search(said)
-    if found is None:
+    """The first complaint in the words of `nginx -t` or of a failed reload; other programs' words as they are.
+
+    An `emerg` is what stopped Nginx; the others, such as an error log that this account can't open, may precede it.
+    """
+    found = sorted(BLAME.findall(said), key=lambda one: one[0] != "emerg")
+    if not found:
         return Complaint(" ".join(said.split())[:400] or "it didn't say why")
-    return Complaint(found[1].strip(), found[2], int(found[3]) if found[3] else None)
+    _, words, file, line = found[0]
+    return Complaint(words.strip(), file or None, int(line) if line else None)
