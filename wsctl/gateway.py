@@ -201,14 +201,14 @@ class Application:
             return
         is_back = self._take_back(look)
         blamed = complaint_in(said.words)
-        whose, hint = "the new map", "wsctl render-gateway --diff"
+        whose = "the new map" if is_back or blamed.file == self._gateway.map_file else "its configuration"
         # Blame by trial: what Nginx refuses without the new map too is somebody else's.
         if is_back and blamed.file != self._gateway.map_file and not (without := self._gateway.test()).ok:
             blamed = complaint_in(without.words)
-            whose, hint = "its configuration with and without the new map, so it isn't the map's fault", "nginx -t"
+            whose = "its configuration with and without the new map, so it isn't the map's fault"
         raise MapRefused(
             f"{self._name}: Nginx refuses {whose}: {blamed}; {_standing(is_back)}",
-            hint=f"on {self._name}: {hint}" if hint == "nginx -t" else hint,
+            hint=f"mend that, see `nginx -t` on {self._name}, then: wsctl render-gateway --apply",
             details={"gateway": self._name, "file": blamed.file, "line": blamed.line, "nginx": said.words.strip()},
         )
 
