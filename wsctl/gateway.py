@@ -251,7 +251,7 @@ class Application:
         else:
             what = f"can't be asked what it serves: {said.words}"
             hint = (
-                "the server at `gateway.hosts.….status_url` needs the snippet of this version: "
+                f"the server at `gateway.hosts.{self._name}.status_url` needs the snippet of this version: "
                 "wsctl render-gateway --snippet"
             )
         return GatewayError(self._name, f"after the reload Nginx {what}; {_standing(is_back)}", hint=hint)
