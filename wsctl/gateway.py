@@ -30,7 +30,9 @@ RELOAD_EVERY_S = 1.0
 """At most one reload in this time, however many placements change: a reload doubles the workers for a while."""
 
 CONFIRM_S = 10.0
-"""How long new workers may take; a map of a million routes is read in 2 s."""
+CONFIRM_ROUTE_S = 40e-6
+"""How long new workers may take, and how much longer for each route: a million are read in 2 s of CPU time, which a busy
+machine may stretch twenty times."""
 CONFIRM_ANSWERS = 5
 CONFIRM_PAUSE_S = 0.03
 """So many answers in a row, so far apart, must be the new map's: together longer than the 0.1 s in which old and new
@@ -225,7 +227,7 @@ class Application:
 
     def _confirm(self, look: Look) -> None:
         """Return once the new workers answer, several times in a row."""
-        deadline = time.monotonic() + self._confirm_s
+        deadline = time.monotonic() + self._confirm_s + CONFIRM_ROUTE_S * look.wanted.count
         agreed = 0
         said = Said(False, "nobody was asked")
         while agreed < CONFIRM_ANSWERS:
