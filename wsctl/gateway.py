@@ -31,8 +31,8 @@ RELOAD_EVERY_S = 1.0
 
 CONFIRM_S = 10.0
 CONFIRM_ROUTE_S = 40e-6
-"""How long new workers may take, and how much longer for each route: a million are read in 2 s of CPU time, which a busy
-machine may stretch twenty times."""
+"""How long new workers may take, and how much longer for each route: a million are read in 2 s of CPU time, which a
+busy machine may stretch twenty times."""
 CONFIRM_ANSWERS = 5
 CONFIRM_PAUSE_S = 0.03
 """So many answers in a row, so far apart, must be the new map's: together longer than the 0.1 s in which old and new

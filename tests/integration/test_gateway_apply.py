@@ -24,11 +24,13 @@ from lab import Lab
 from tests.integration import labsite
 from tests.integration.edges import Edge, here
 from tests.integration.labsite import Ran, eventually
-from wsctl.model import Capacity, PlacementState, Resources
+from wsctl.errors import GatewayError
+from wsctl.model import Capacity, PlacementState, Resources, SshSettings
 from wsctl.ports import Reservation
-from wsctl.routes import is_intact, parse_header
+from wsctl.routes import GatewayHost, is_intact, parse_header
 from wsctl.store import open_store
 from wsctl.store.store import SqlStore
+from wsctl.transport.gateways import Gateways
 
 pytestmark = pytest.mark.skipif(os.environ.get("WSCTL_SKIP_LAB") == "1", reason="WSCTL_SKIP_LAB=1")
 
@@ -404,6 +406,33 @@ def test_several_gateways_get_the_same_map_and_one_that_is_down_catches_up(site:
     far.start()
     found = site.apply()
     assert {name: item["action"] for name, item in found.items()} == {"here": "unchanged", "far": "applied"}
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_an_upload_by_ssh_is_said(far: Edge, lab: Lab) -> None:
+    """The command ends before it has read all that is sent to it."""
+    folder = f"{far.root}/conf.d"
+    old = far.live()
+    ssh = SshSettings(
+        "root", identity_file=str(lab.folder / "id_ed25519"), known_hosts=str(lab.known_hosts), config=False
+    )
+    words = tuple(far.nginx)
+    host = GatewayHost("far", far.address, ssh, far.map_file, (*words, "-t"), (*words, "-s", "reload"), "http://h/")
+    gateways = Gateways({"far": host})
+    far.sh(f"mount -t tmpfs -o size=1m wsctl-test {folder}")
+    try:
+        far.write("conf.d/00-wsctl-map.conf", old)
+        with pytest.raises(GatewayError, match="No space left on device"):
+            gateways.gateway("far").upload("x" * (8 << 20))
+        assert far.beside() == ["00-wsctl-map.conf"], "the part is removed"
+        far.sh(f"mount -o remount,size=64m {folder}")
+        gateways.gateway("far").upload("x" * (8 << 20))
+        gateways.gateway("far").swap()
+        assert gateways.gateway("far").read().text == "x" * (8 << 20)
+        assert gateways.gateway("far").put_back(there_was_none=False)
+        assert far.live() == old
+    finally:
+        gateways.close()
+        far.sh(f"umount -l {folder}")
 
 
 def test_the_only_gateway_unreachable_is_8_and_a_strange_host_key_is_refused(far: Edge, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def _diff(app: App, path: Path | None) -> None:
             for one in differences(parse_routes(text or ""), wanted)
         ]
     shown = items if app.out.is_json or not app.out.is_terminal else items[:DIFF_LINES]
-    sign = Column("change", "", show=lambda change: SIGNS[str(change)])
+    sign = Column("change", show=lambda change: SIGNS[str(change)])
     app.out.rows(shown, (Column("gateway"), sign, Column("user"), Column("from"), Column("to")))
     if len(shown) < len(items):
         app.out.note(f"… and {len(items) - len(shown)} more; -o json has all")

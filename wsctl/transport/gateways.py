@@ -180,6 +180,12 @@ def split_status_url(url: str) -> tuple[str, str, int, str, str]:
     return parts.scheme, loopback, port, parts.netloc, parts.path or "/"
 
 
+def _by_hand(host: GatewayHost) -> str:
+    """How an operator would log in there."""
+    port = f" -p {host.ssh.port}" if host.ssh.port is not None else ""
+    return f"ssh{port} {host.ssh.user + '@' if host.ssh.user is not None else ''}{host.address}"
+
+
 class Gateways:
     """The gateways of one run; each is connected to at most once. Safe to use from several threads."""
 
@@ -214,10 +220,10 @@ class Gateways:
         try:
             session = self._sessions.get().session(host)
         except HostKeyError as error:
-            hint = f"compare the fingerprint on {host.name}'s console, then record the key: ssh {host.address}"
+            hint = f"compare the fingerprint on {host.name}'s console, then record the key: {_by_hand(host)}"
             raise HostKeyError(host.name, error.reason, hint=hint, details=error.details) from error
         except NodeUnreachable as error:
             if error.hint and error.hint.startswith("wsctl node"):
-                raise NodeUnreachable(host.name, error.reason, hint=f"try it: ssh {host.address}") from error
+                raise NodeUnreachable(host.name, error.reason, hint=f"try it: {_by_hand(host)}") from error
             raise
         return ShellGateway(host, SshShell(host.name, session), self._timeouts)
