@@ -11,11 +11,12 @@ and reloads. *Reloaded*: the next run confirms. The file that was good last stay
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from wsctl.errors import GatewayError, NodeUnreachable, Refused, WsctlError
+from wsctl.errors import GatewayError, NodeError, NodeUnreachable, Refused, WsctlError
 from wsctl.livemap import Served, Verdict, Wanted, complaint_in, decide, parse_served
 from wsctl.nginx import MapRefused
 from wsctl.ports import Clock, Gateway, HeldLeases, Leases, LiveFile, Said
@@ -198,7 +199,13 @@ class Application:
         )
 
     def _test(self, look: Look) -> None:
-        said = self._gateway.test()
+        try:
+            said = self._gateway.test()
+        except NodeError:
+            # It hangs, or can't be run: what nobody has tested mustn't be what a restart of Nginx finds.
+            with contextlib.suppress(WsctlError):
+                self._take_back(look)
+            raise
         if said.ok:
             return
         is_back = self._take_back(look)
@@ -246,7 +253,7 @@ class Application:
     def _unconfirmed(self, look: Look, said: Said, is_back: bool) -> GatewayError:
         served = parse_served(said.words) if said.ok else None
         if served is not None:
-            what = f"still serves generation {served.generation}, not {look.target.generation}"
+            what = f"still serves generation {_name(served)}, not {_name(look.target)}"
             hint = f"its error log on {self._name} says why: tail /var/log/nginx/error.log"
         elif said.ok:
             what, hint = "tells no generation of a map", "wsctl render-gateway --snippet   # and include that"
@@ -261,6 +268,10 @@ class Application:
     def _take_back(self, look: Look) -> bool:
         """The old file live again, if the new one was put there by this run or by one that was cut off."""
         return self._gateway.put_back(there_was_none=look.live.text is None)
+
+
+def _name(served: Served) -> str:
+    return f"{served.generation} ({served.digest[:7]})"
 
 
 def _standing(is_back: bool) -> str:

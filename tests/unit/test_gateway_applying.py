@@ -121,7 +121,7 @@ def test_a_failed_reload_brings_the_old_map_back(rig: Rig) -> None:
 def test_a_reload_that_changes_nothing_brings_the_old_map_back_and_reloads(rig: Rig) -> None:
     rig.gateway.reloads = "silently not"
     error = rig.error()
-    assert "still serves generation 1, not 2" in error.message
+    assert f"still serves generation 1 ({ONE.digest[:7]}), not 2 ({TWO.digest[:7]})" in error.message
     assert rig.gateway.live == ONE.text
     assert rig.gateway.calls == ["upload", "swap", "test", "reload", "put back", "reload"]
 
@@ -176,6 +176,16 @@ def test_whatever_step_a_run_dies_at_the_next_one_arrives(rig: Rig, at: str) -> 
     assert rig.apply().error is None
     assert rig.gateway.live == rig.gateway.served == TWO.text
     assert (rig.gateway.kept, rig.gateway.uploaded) == (None, None)
+
+
+def test_a_test_that_hangs_brings_the_old_map_back(rig: Rig) -> None:
+    def hang(call: str) -> None:
+        if call == "test":
+            raise NodeUnreachable("edge", "sh didn't end within 120 s")
+
+    rig.gateway.before = hang
+    assert isinstance(rig.error(), NodeUnreachable)
+    assert (rig.gateway.live, rig.gateway.calls) == (ONE.text, ["upload", "swap", "put back"])
 
 
 def test_a_map_loaded_less_than_a_second_ago_is_waited_for_and_later_changes_ride_along(rig: Rig) -> None:
