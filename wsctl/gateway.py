@@ -15,6 +15,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from wsctl.errors import GatewayError, NodeError, NodeUnreachable, Refused, WsctlError
 from wsctl.livemap import Served, Verdict, Wanted, complaint_in, decide, parse_served
@@ -147,6 +148,15 @@ class Look:
         return Applied(name, "unchanged", self.target.generation, self.wanted.count)
 
 
+class Standing(Enum):
+    """What the map's file is after a failure, as the message says it."""
+
+    OLD = "the old map is back"
+    SAME = "the map's file stays as it was"
+    NONE = "there is no map, as before"
+    FIRST = "the map stays for Nginx to load, as there was none before"
+
+
 class Application:
     """Carrying it out on one gateway, under its lease."""
 
@@ -208,15 +218,18 @@ class Application:
             raise
         if said.ok:
             return
-        is_back = self._take_back(look)
+        standing = self._take_back(look)
         blamed = complaint_in(said.words)
-        whose = "the new map" if is_back or blamed.file == self._gateway.map_file else "its configuration"
-        # Blame by trial: what Nginx refuses without the new map too is somebody else's.
-        if is_back and blamed.file != self._gateway.map_file and not (without := self._gateway.test()).ok:
-            blamed = complaint_in(without.words)
-            whose = "its configuration with and without the new map, so it isn't the map's fault"
+        whose = "the new map" if blamed.file == self._gateway.map_file else "its configuration"
+        if standing is Standing.OLD and blamed.file != self._gateway.map_file:
+            # Blame by trial: what Nginx refuses without the new map too is somebody else's.
+            without = self._gateway.test()
+            whose = (
+                "the new map" if without.ok else f"{whose} with and without the new map, so it isn't the map's fault"
+            )
+            blamed = blamed if without.ok else complaint_in(without.words)
         raise MapRefused(
-            f"{self._name}: Nginx refuses {whose}: {blamed}; {_standing(is_back)}",
+            f"{self._name}: Nginx refuses {whose}: {blamed}; {standing.value}",
             hint=f"mend that, see `nginx -t` on {self._name}, then: wsctl render-gateway --apply",
             details={"gateway": self._name, "file": blamed.file, "line": blamed.line, "nginx": said.words.strip()},
         )
@@ -224,10 +237,10 @@ class Application:
     def _reload(self, look: Look) -> None:
         said = self._gateway.reload()
         if not said.ok:
-            is_back = self._take_back(look)
+            standing = self._take_back(look, tested=True)
             raise GatewayError(
                 self._name,
-                f"the reload failed: {complaint_in(said.words)}; {_standing(is_back)}",
+                f"the reload failed: {complaint_in(said.words)}; {standing.value}",
                 hint=f"is Nginx running on {self._name}? systemctl status nginx",
                 details={"nginx": said.words.strip()},
             )
@@ -245,12 +258,12 @@ class Application:
             self._clock.sleep(CONFIRM_PAUSE_S)
         else:
             return
-        is_back = self._take_back(look)
-        if is_back:
+        standing = self._take_back(look, tested=True)
+        if standing is Standing.OLD:
             self._gateway.reload()
-        raise self._unconfirmed(look, said, is_back)
+        raise self._unconfirmed(look, said, standing)
 
-    def _unconfirmed(self, look: Look, said: Said, is_back: bool) -> GatewayError:
+    def _unconfirmed(self, look: Look, said: Said, standing: Standing) -> GatewayError:
         served = parse_served(said.words) if said.ok else None
         if served is not None:
             what = f"still serves generation {_name(served)}, not {_name(look.target)}"
@@ -263,19 +276,22 @@ class Application:
                 f"the server at `gateway.hosts.{self._name}.status_url` needs the snippet of this version: "
                 "wsctl render-gateway --snippet"
             )
-        return GatewayError(self._name, f"after the reload Nginx {what}; {_standing(is_back)}", hint=hint)
+        return GatewayError(self._name, f"after the reload Nginx {what}; {standing.value}", hint=hint)
 
-    def _take_back(self, look: Look) -> bool:
-        """The old file live again, if the new one was put there by this run or by one that was cut off."""
-        return self._gateway.put_back(there_was_none=look.live.text is None)
+    def _take_back(self, look: Look, *, tested: bool = False) -> Standing:
+        """The old file live again, if the new one was put there by this run or by one that was cut off.
+
+        Where there was none, a map that passed the test stays: a configuration that needs it can't even start without.
+        """
+        if look.live.text is not None:
+            return Standing.OLD if self._gateway.put_back(there_was_none=False) else Standing.SAME
+        if not tested:
+            self._gateway.put_back(there_was_none=True)
+        return Standing.FIRST if tested else Standing.NONE
 
 
 def _name(served: Served) -> str:
     return f"{served.generation} ({served.digest[:7]})"
-
-
-def _standing(is_back: bool) -> str:
-    return "the old map is back" if is_back else "the map's file stays as it was"
 
 
 def _refusal(name: str, path: str, verdict: Verdict, live: LiveFile, wanted: Wanted) -> Refused:

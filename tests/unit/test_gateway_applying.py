@@ -97,9 +97,20 @@ def test_the_first_map_is_removed_again_if_it_is_refused(rig: Rig) -> None:
     error = rig.error()
     assert isinstance(error, MapRefused)
     assert "/a.conf:7: no" in error.message
-    assert "the new map" in error.message
+    assert "there is no map, as before" in error.message
     assert rig.gateway.live is None
-    assert rig.gateway.calls == ["upload", "swap", "test", "put back", "test"]
+    assert rig.gateway.calls == ["upload", "swap", "test", "put back"]
+
+
+@pytest.mark.parametrize("reloads", ["no", "silently not"])
+def test_the_first_map_stays_once_nginx_accepted_it(rig: Rig, reloads: str) -> None:
+    """A configuration that includes the snippet can't start without a map: removing it would keep Nginx down."""
+    rig.gateway = FakeGateway(reloads=reloads)
+    assert "as there was none before" in rig.error().message
+    assert rig.gateway.live == TWO.text
+    rig.gateway.reloads = "yes"
+    rig.gateway.age_s = 3600.0
+    assert rig.apply().action == "applied"
 
 
 def test_what_nginx_refuses_without_the_new_map_too_is_not_its_fault(rig: Rig) -> None:
