@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from wsctl.model import Node
-from wsctl.ports import Clock, Engine, Leases
+from wsctl.ports import Clock, Engine, Gateway, Leases
 from wsctl.records import Actor
+from wsctl.routes import GatewayHost
 
 START_WAIT_S = 600.0
 """How long a start is queued: a thousand logins at once on a few nodes take minutes, and each is right to wait."""
@@ -70,11 +71,28 @@ def _real_fleet(nodes: Mapping[str, Node], cluster: str) -> Fleet:
     return Connections(nodes, cluster=cluster)
 
 
+class GatewayFleet(Protocol):
+    """The connections to the gateways: what `transport.gateways.Gateways` offers, and a fake in tests."""
+
+    def gateway(self, name: str) -> Gateway:
+        """The gateway, connected at most once a run. Raises `NodeUnreachable`, `HostKeyError`."""
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
+def _real_gateways(hosts: Mapping[str, GatewayHost]) -> GatewayFleet:
+    from wsctl.transport.gateways import Gateways
+
+    return Gateways(hosts)
+
+
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What tests replace: how nodes are reached and what time it is."""
+    """What tests replace: how nodes and gateways are reached and what time it is."""
 
     fleet: Callable[[Mapping[str, Node], str], Fleet] = _real_fleet
+    gateways: Callable[[Mapping[str, GatewayHost]], GatewayFleet] = _real_gateways
     clock: Clock = SystemClock()  # noqa: RUF009 - it holds no state
 
 
@@ -114,6 +132,13 @@ class App:
         fleet = self.wiring.fleet(self.inventory.nodes, self.inventory.cluster)
         self._stack.callback(fleet.close)
         return fleet
+
+    @cached_property
+    def gateways(self) -> GatewayFleet:
+        """The connections to the gateways of the inventory; none is opened yet."""
+        gateways = self.wiring.gateways(self.inventory.gateway_hosts)
+        self._stack.callback(gateways.close)
+        return gateways
 
     @cached_property
     def store(self) -> SqlStore:

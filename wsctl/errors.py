@@ -19,6 +19,7 @@ original, so that nothing above them knows paramiko, docker, pymysql or redis.
     ├─ NodeError                    8
     │   ├─ NodeUnreachable              no connection: the node's state is unknown
     │   │   └─ HostKeyError             unknown or changed host key, refused before authentication
+    │   ├─ GatewayError                 a gateway's machine or its Nginx said no
     │   └─ EngineError                  the node's Docker Engine said no
     │       ├─ PortTaken                the port is in use on the node
     │       ├─ NameTaken                a container of that name exists
@@ -157,6 +158,12 @@ class HostKeyError(NodeUnreachable):
     """The host key is unknown or changed. Raised before any authentication was attempted."""
 
     code = "host-key"
+
+
+class GatewayError(NodeError):
+    """A gateway answered, and the answer was an error: its files, its Nginx, or a reload that changed nothing."""
+
+    code = "gateway"
 
 
 class EngineError(NodeError):

@@ -119,6 +119,11 @@ class Output:
         """Whether the answer is for a program."""
         return self.format is Format.JSON
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody reads the answer as it comes."""
+        return self._tty(self._stdout)
+
     def rows(self, items: Sequence[Mapping[str, object]], columns: Sequence[Column]) -> None:
         """A list. JSON: `{"schema_version": 1, "items": […]}` with the items whole; else a table of the columns."""
         if self.is_json:

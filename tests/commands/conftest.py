@@ -16,6 +16,7 @@ import pytest
 
 from tests.builders import CLUSTER, IMAGE
 from tests.fakes import FakeClock, FakeEngine, FakeFleet
+from tests.gateways import FakeGateways
 from wsctl.cli import main
 from wsctl.context import SystemClock, Wiring
 from wsctl.model import Node
@@ -148,6 +149,7 @@ class Desk:
     reached: Reached
     clock: FakeClock | SystemClock
     patch: pytest.MonkeyPatch
+    edges: FakeGateways = field(default_factory=FakeGateways)
 
     def __call__(
         self,
@@ -163,7 +165,7 @@ class Desk:
             for name, stream in zip(("stdout", "stderr", "stdin"), streams, strict=True):
                 patch.setattr(sys, name, stream)
             clock: Clock = self.clock
-            code = main(list(argv), Wiring(fleet=self.reached, clock=clock))
+            code = main(list(argv), Wiring(fleet=self.reached, gateways=self.edges, clock=clock))
         result = Result(code, streams[0].written(), streams[1].written())
         assert "Traceback" not in result.err
         assert self.reached.opened == self.reached.closed, "what was opened was closed"

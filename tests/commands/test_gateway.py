@@ -1,4 +1,4 @@
-"""`wsctl render-gateway`: where the map goes, when it is written, what is never overwritten."""
+"""`wsctl render-gateway`: where the map goes, when it is written or put live, what is never overwritten."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import INVENTORY, Desk
+from tests.gateways import FakeGateway
 from tests.rights import as_nobody
+from wsctl.errors import NodeUnreachable
+from wsctl.livemap import parse_routes
 from wsctl.routes import is_intact, parse_header
 
 
@@ -165,3 +168,157 @@ def test_a_link_is_replaced_by_a_file_not_followed_half_way(team: Desk, tmp_path
     (team.folder / "map.conf").symlink_to(target)
     team.ok("render-gateway", "--out", "map.conf")
     assert (team.folder / "map.conf").read_text().startswith("# Generated")
+
+
+# ------------------------------------------------------------------------------------------- gateways that are asked
+
+EDGES = INVENTORY + "gateway: {hosts: {east: {address: local}, west: {address: 10.0.0.9}}}\n"
+EDGE = INVENTORY + "gateway: {auto_apply: AUTO, hosts: {east: {address: local}}}\n"
+
+
+@pytest.fixture
+def edge(desk: Desk) -> Desk:
+    """alice and bob placed, and one gateway that has an empty map."""
+    desk.inventory(EDGE.replace("AUTO", "false"))
+    text = desk.ok("render-gateway").out
+    desk.edges.made["east"] = FakeGateway(live=text, served=text)
+    desk.ok("place", "alice", "bob")
+    return desk
+
+
+def test_an_apply_tells_what_it_did_with_each_gateway(edge: Desk) -> None:
+    edge.inventory(EDGES)
+    items = edge.ok("render-gateway", "--apply", "-o", "json").items
+    assert [set(item) for item in items] == [
+        {"gateway", "action", "generation", "routes", "reload_ms", "confirm_ms", "error"}
+    ] * 2
+    assert [(item["gateway"], item["action"], item["routes"], item["error"]) for item in items] == [
+        ("east", "applied", 2, None),
+        ("west", "applied", 2, None),
+    ]
+    assert edge.edges.made["west"].live == edge.ok("render-gateway").out
+    lines = edge.ok("render-gateway", "--apply").lines
+    assert [line[:2] for line in lines[1:]] == [["east", "unchanged"], ["west", "unchanged"]]
+
+
+def test_a_gateway_that_fails_is_9_among_several_and_its_own_code_alone(edge: Desk) -> None:
+    edge.edges.broken["east"] = NodeUnreachable("east", "no route to host", hint="is it on?")
+    result = edge("render-gateway", "--apply", "-o", "json")
+    assert (result.code, result.error["code"]) == (8, "node-unreachable")
+    edge.inventory(EDGES)
+    result = edge("render-gateway", "--apply", "-o", "json")
+    assert (result.code, result.error["details"]) == (9, {"failed": ["east"]})
+    assert [(item["action"], item["error"] and item["error"]["code"]) for item in result.items] == [
+        ("failed", "node-unreachable"),
+        ("applied", None),
+    ]
+
+
+def test_a_dry_run_applies_nothing(edge: Desk) -> None:
+    (item,) = edge.ok("render-gateway", "--apply", "-n", "-o", "json").items
+    assert (item["action"], item["routes"]) == ("would-apply", 2)
+    assert edge.edges.made["east"].calls == []
+
+
+def test_a_map_that_was_edited_wants_force(edge: Desk) -> None:
+    live = edge.edges.made["east"].live
+    edge.edges.made["east"].live = f"{live}# mine\n"
+    result = edge("render-gateway", "--apply", "--yes")
+    assert result.code == 5
+    assert "edited by hand" in result.err
+    assert "--force" in result.err
+    edge.ok("render-gateway", "--apply", "--force")
+
+
+def test_the_differences_are_told_per_user(edge: Desk) -> None:
+    edge.ok("render-gateway", "--apply")
+    edge.ok("stop", "bob")
+    edge.ok("place", "carol")
+    items = edge.ok("render-gateway", "--diff", "-o", "json").items
+    assert [(item["user"], item["change"]) for item in items] == [("bob", "removed"), ("carol", "added")]
+    assert items[0]["to"] is None
+    assert items[1]["from"] is None
+    assert [line[:3] for line in edge.ok("render-gateway", "--diff").lines[1:]] == [
+        ["east", "-", "bob"],
+        ["east", "+", "carol"],
+    ]
+
+
+def test_the_differences_to_a_file(team: Desk) -> None:
+    team.ok("render-gateway", "--out", "map.conf")
+    assert team.ok("render-gateway", "--diff", "--out", "map.conf", "-o", "json").items == []
+    team.ok("stop", "bob")
+    (item,) = team.ok("render-gateway", "--diff", "--out", "map.conf", "-o", "json").items
+    assert (item["gateway"], item["user"], item["change"]) == ("map.conf", "bob", "removed")
+    path = team.folder / "map.conf"
+    path.write_text(path.read_text().replace(":20000", ":20001"))
+    result = team("render-gateway", "--diff", "--out", "map.conf")
+    assert result.code == 0
+    assert "isn't as wsctl wrote it" in result.err
+    assert len(team.ok("render-gateway", "--diff", "--out", "absent.conf", "-o", "json").items) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--apply", "--out", "x"), ("--apply", "--snippet"), ("--apply", "--diff"), ("--diff", "--snippet"),
+        ("--diff", "--check"), ("--diff", "--out", "-"), ("--force",),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_2(desk: Desk, words: tuple[str, ...]) -> None:
+    assert desk("render-gateway", *words).code == 2
+
+
+@pytest.mark.parametrize("how", ["--apply", "--diff"])
+def test_without_gateways_nothing_can_be_live(desk: Desk, how: str) -> None:
+    result = desk("render-gateway", how, "-o", "json")
+    assert (result.code, result.error["code"]) == (3, "inventory")
+    assert "hosts" in result.error["hint"]
+
+
+def test_verbs_apply_at_their_end_if_the_inventory_says_so(edge: Desk) -> None:
+    edge.inventory(EDGE.replace("AUTO", "true"))
+    gateway = edge.edges.made["east"]
+
+    def routed() -> set[str]:
+        return set(parse_routes(gateway.served or ""))
+
+    for words, users in (
+        (("place", "carol"), {"alice", "bob", "carol"}),
+        (("stop", "bob"), {"alice", "carol"}),
+        (("start", "bob"), {"alice", "bob", "carol"}),
+        (("rm", "alice", "--yes"), {"bob", "carol"}),
+    ):
+        edge.ok(*words, "-n")
+        before = routed()
+        gateway.age_s = 3600.0
+        edge.ok(*words)
+        assert routed() == users
+        assert before != users
+    gateway.age_s = 3600.0
+    edge.clock.sleep(7200)
+    edge("reap-idle")
+    edge.clock.sleep(7200)
+    gateway.age_s = 3600.0
+    edge.ok("reap-idle")
+    assert routed() == set(), "the idle are stopped, and not routed any more"
+
+
+def test_a_gateway_that_fails_is_a_warning_and_9_and_the_placement_stands(edge: Desk) -> None:
+    edge.inventory(EDGE.replace("AUTO", "true"))
+    edge.edges.made["east"].reloads = "no"
+    result = edge("place", "carol")
+    assert result.code == 9
+    assert "warning: gateway east: the reload failed" in result.err
+    assert "carol" in result.out
+    result = edge("place", "carol", "-o", "json")
+    assert (result.code, result.json["action"]) == (9, "unchanged")
+    assert list(result.error["details"]["gateways"]) == ["east"]
+    assert edge("show", "carol").code == 0
+
+
+def test_a_verb_that_failed_for_some_still_applies_for_the_others(edge: Desk) -> None:
+    edge.inventory(EDGE.replace("AUTO", "true"))
+    result = edge("stop", "bob", "nobody")
+    assert result.code == 9
+    assert set(parse_routes(edge.edges.made["east"].served or "")) == {"alice"}

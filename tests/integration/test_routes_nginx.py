@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from wsctl.livemap import parse_served
 from wsctl.routes import GatewaySettings, Route, parse_header, render_map, render_snippet
 
 pytestmark = pytest.mark.skipif(os.environ.get("WSCTL_SKIP_LAB") == "1", reason="WSCTL_SKIP_LAB=1")
@@ -160,6 +161,7 @@ def configuration(root: Path, port: int, route_map: str, snippet: str) -> Path:
             include {root}/map.conf;
             server {{
                 listen 127.0.0.1:{port};
+                set_real_ip_from 127.0.0.1; real_ip_header X-Test-From;
                 include {root}/snippet.conf;
                 location = /generation {{ return 200 "$ws_map_generation $ws_map_digest"; }}
                 location /secret/ {{ internal; return 200 "the server's secret"; }}
@@ -399,6 +401,17 @@ def test_the_live_generation_can_be_asked_for(gateway: Gateway) -> None:
     assert header is not None
     assert gateway.get("/generation").body == f"{header.generation} {header.digest}".encode()
     assert header.count == len(USERS) + 1
+
+
+def test_which_map_a_worker_has_is_told_to_its_own_machine_only(gateway: Gateway, keeping: Gateway) -> None:
+    answer = gateway.get("/ws/.wsctl-status")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "text/plain")
+    assert parse_served(answer.body.decode()) == parse_served(gateway.get("/generation").body.decode())
+    assert parse_served(answer.body.decode()) is not None
+    assert keeping.get("/my.apps/w/.wsctl-status").body.startswith(b"17 "), "auth_request isn't asked"
+    for address in ("10.0.0.7", "192.0.2.1", "128.0.0.1", "::2", "fd00::1", "12.7.0.0"):
+        assert gateway.get("/ws/.wsctl-status", X_Test_From=address).status == 404, address
+    assert gateway.get("/ws/.wsctl-status", X_Test_From="::1").status == 200
 
 
 def test_a_kept_prefix_arrives_untouched(keeping: Gateway) -> None:

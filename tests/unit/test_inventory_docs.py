@@ -31,7 +31,8 @@ def paths_in(tree: object, path: str = "") -> set[str]:
         return set()
     found = set()
     for name, (_, value) in tree.entries.items():
-        step = {"nodes.": "NODE", "workspace.classes.": "CLASS"}.get(path, name)
+        steps = {"nodes.": "NODE", "workspace.classes.": "CLASS", "gateway.hosts.": "GATEWAY"}
+        step = steps.get(path, name)
         found |= {path + step} | paths_in(value, f"{path}{step}.")
     return found
 
@@ -40,7 +41,10 @@ def test_the_example_has_every_key() -> None:
     tree = compose(EXAMPLE.read_text(), Problems("example"))
     # A probe is either http or tcp, and the connection's rarer settings stand once, under `defaults`.
     elsewhere = {"workspace.ready.tcp", "workspace.classes.CLASS.ready.http"}
-    elsewhere |= {f"nodes.NODE.ssh.{key}" for key in ("identity_file", "known_hosts", "proxy_jump", "config")}
+    rare = ("identity_file", "known_hosts", "proxy_jump", "config")
+    elsewhere |= {f"nodes.NODE.ssh.{key}" for key in rare} | {
+        f"gateway.hosts.GATEWAY.ssh.{key}" for key in (*rare, "port")
+    }
     assert set(key_paths()) - paths_in(tree) == elsewhere
 
 
@@ -79,7 +83,8 @@ class TestSchema:
                 found += [path + name, *self.described(inner, f"{path}{name}.")]
             extra = part.get("additionalProperties")
             if isinstance(extra, dict):
-                step = {"nodes.": "NODE.", "workspace.classes.": "CLASS."}.get(path, "*.")
+                steps = {"nodes.": "NODE.", "workspace.classes.": "CLASS.", "gateway.hosts.": "GATEWAY."}
+                step = steps.get(path, "*.")
                 found += self.described(extra, path + step)
         return found
 

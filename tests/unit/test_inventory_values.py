@@ -10,6 +10,8 @@ from wsctl.errors import InventoryError
 from wsctl.inventory import Inventory, parse
 from wsctl.inventory.names import parse_text
 from wsctl.inventory.scalars import duration_text, parse_duration, parse_size, size_text
+from wsctl.model import SshSettings
+from wsctl.routes import GatewayHost
 
 ONE_OF = {
     "node": "version: 1\ncluster: a\nworkspace: {{image: a}}\nnodes: {{n: {{address: h, {key}: {value} }}}}\n",
@@ -658,6 +660,81 @@ def test_gateway_values() -> None:
     assert reason("gateway.auth_request", "/a;b") == "'/a;b'"
     assert take("gateway.max_body_size", "0").gateway.max_body_bytes == 0
     assert take("gateway.connect_timeout", "250ms").gateway.connect_timeout_s == 0.25
+
+
+def gateway_host(keys: str) -> GatewayHost:
+    return take("gateway.hosts", f"{{e: {{address: local{keys} }}}}").gateway_hosts["e"]
+
+
+def test_a_gateway_gets_the_defaults_of_a_stock_nginx() -> None:
+    inventory = take("gateway.hosts", "{e: {address: edge.example}}")
+    assert inventory.gateway_hosts == {
+        "e": GatewayHost(
+            name="e",
+            address="edge.example",
+            ssh=SshSettings(),
+            map_file="/etc/nginx/conf.d/00-wsctl-map.conf",
+            test=("nginx", "-t"),
+            reload=("nginx", "-s", "reload"),
+            status_url="http://127.0.0.1/ws/.wsctl-status",
+        )
+    }
+    assert inventory.auto_apply is False
+    assert take("gateway.auto_apply", "true").auto_apply is True
+
+
+def test_a_gateway_is_reached_as_nodes_are_unless_it_says_otherwise() -> None:
+    text = text_of("gateway.hosts", "{e: {address: h, ssh: {user: root}}}")
+    text += "defaults: {ssh: {user: wsctl, port: 2222, config: false}}\n"
+    assert parse(text, Path("i.yaml")).gateway_hosts["e"].ssh == SshSettings(user="root", port=2222, config=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("http://127.0.0.1:8081", "http://127.0.0.1:8081/ws/.wsctl-status"),
+        ("https://gate.example", "https://gate.example/ws/.wsctl-status"),
+        ("http://127.0.0.1/x", "http://127.0.0.1/x"),
+        ("http://[::1]:81/x", "http://[::1]:81/x"),
+        ("unix:/run/n.sock", "unix:/run/n.sock:/ws/.wsctl-status"),
+        ("unix:/run/n.sock:/x", "unix:/run/n.sock:/x"),
+        ("null", "http://127.0.0.1/ws/.wsctl-status"),
+    ],
+)
+def test_status_urls(given: str, taken: str) -> None:
+    assert gateway_host(f", status_url: '{given}'" if given != "null" else ", status_url: null").status_url == taken
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["ftp://a/x", "http://", "127.0.0.1:80", "http://a:99999/", "http://a b/", "http://u:p@h/", "http://h/ x", "unix:x",
+     "http://h/x\\r\\ny", "unix:/a/../b"],
+)  # fmt: skip
+def test_bad_status_urls(given: str) -> None:
+    with pytest.raises(InventoryError):
+        gateway_host(f', status_url: "{given}"')
+
+
+def test_gateway_commands_are_lists_of_words_and_the_map_an_absolute_file() -> None:
+    host = gateway_host(", reload: [sudo, -n, systemctl, reload, nginx], map_file: /srv/my maps/m.conf")
+    assert host.reload == ("sudo", "-n", "systemctl", "reload", "nginx")
+    assert host.map_file == "/srv/my maps/m.conf"
+    for bad in (
+        "reload: nginx -s reload",
+        "test: []",
+        "map_file: m.conf",
+        "map_file: /etc/nginx/",
+        "map_file: /a/../b",
+    ):
+        with pytest.raises(InventoryError):
+            gateway_host(f", {bad}")
+
+
+def test_a_map_file_has_one_name() -> None:
+    with pytest.raises(InventoryError) as caught:
+        take("gateway.hosts", "{a: {address: h}, b: {address: H}, c: {address: h, map_file: /x.conf}}")
+    (problem,) = caught.value.problems
+    assert "gateway.hosts.b: the same map file as of gateway 'a'" in problem
 
 
 def test_files() -> None:

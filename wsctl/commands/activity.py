@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsctl.commands.applying import auto_apply
 from wsctl.commands.options import DryRunOpt, RequestOpt, YesOpt, check_users, command, seconds
 from wsctl.commands.place import FromOpt, read_users
 from wsctl.context import App
@@ -105,8 +106,9 @@ def reap_idle(
         Column("last_active_at", "active", show=lambda at: ago(at, now)),  # type: ignore[arg-type]
         Column("reason"),
     )
-    app.out.rows(items, columns)
-    _say_trouble(items)
+    with auto_apply(app, "reap-idle", dry_run=dry_run):
+        app.out.rows(items, columns)
+        _say_trouble(items)
 
 
 def _verdict_dict(item: IdleVerdict) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from wsctl.commands.applying import auto_apply
 from wsctl.commands.options import (
     DryRunOpt,
     ParallelOpt,
@@ -179,4 +180,5 @@ def _run(
     world = app.world(dry_run=way.dry_run, parallel=way.parallel, wait_s=seconds(way.wait, "--wait"))
     outcomes = run(Workflow(world), operation, Options(dry_run=way.dry_run, confirm=confirm), request)
     show = show_dry_run if way.dry_run else show_outcomes
-    show(app, outcomes)
+    with auto_apply(app, verb, dry_run=way.dry_run):
+        show(app, outcomes)

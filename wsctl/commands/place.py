@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsctl.commands.applying import auto_apply
 from wsctl.commands.options import DryRunOpt, ParallelOpt, RequestOpt, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
 from wsctl.errors import UsageError
@@ -73,7 +74,8 @@ def place(
         report: Callable[[Outcome], None] = lambda outcome: bar.advance() if bar is not None else None  # noqa: E731
         outcomes = run(Workflow(world), operation, Options(dry_run=dry_run, report=report), request)
     show = show_dry_run if dry_run else show_outcomes
-    show(app, outcomes, explain=explain, many=many)
+    with auto_apply(app, "place", dry_run=dry_run):
+        show(app, outcomes, explain=explain, many=many)
 
 
 def _operation(

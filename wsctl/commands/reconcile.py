@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsctl.commands.applying import auto_apply
 from wsctl.commands.options import DryRunOpt, ParallelOpt, RequestOpt, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
 from wsctl.errors import PartialFailure, UsageError
@@ -75,8 +76,9 @@ def reconcile(
         return [_item(repair) for repair in _run(app, reconciler, adopts=adopt, dry_run=dry_run, yes=yes)]
 
     items = items_once(world, None if dry_run else request, run, lambda items: all(item["repaired"] for item in items))
-    _show(app, items)
-    _raise_if_left(items, dry_run=dry_run)
+    with auto_apply(app, "reconcile", dry_run=dry_run):
+        _show(app, items)
+        _raise_if_left(items, dry_run=dry_run)
 
 
 def _run(app: App, reconciler: Reconciler, *, adopts: bool, dry_run: bool, yes: bool) -> list[Repair]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from wsctl.inventory.kinds import Kind, MapOf, Section, Values
+from wsctl.inventory.kinds import Kind, ListOf, MapOf, Section, Values
 from wsctl.inventory.scalars import Text
 from wsctl.inventory.settings import Inventory, StateSettings
-from wsctl.inventory.table import CLASS, NODE, READY, ROOT
+from wsctl.inventory.table import CLASS, GATEWAY_HOST, NODE, READY, ROOT
 from wsctl.inventory.urls import resolve_ca, resolve_state
 from wsctl.model import Capacity, Node, Resources, SshSettings, WorkspaceSpec
-from wsctl.routes import GatewaySettings
+from wsctl.routes import STATUS, GatewayHost, GatewaySettings
 
 
 def default_values(section: Section) -> Values:
@@ -30,6 +30,8 @@ def default_values(section: Section) -> Values:
             values[name] = {}
         elif key.default is not None and isinstance(key.kind, Text):
             values[name] = key.kind.parse(key.default)
+        elif key.default is not None and isinstance(key.kind, ListOf):
+            values[name] = tuple(key.kind.item.parse(word) for word in key.default.strip("[]").split(", "))
         elif not key.required:
             values[name] = None
     return values
@@ -68,6 +70,8 @@ def build(path: Path, values: Values) -> Inventory:
         strategy=root["scheduler"]["strategy"],
         requests_keep_s=root["requests"]["keep"],
         gateway=_gateway(root["gateway"]),
+        gateway_hosts=_gateway_hosts(root, files),
+        auto_apply=root["gateway"]["auto_apply"],
         nodes={name: _node(name, overlay(NODE, root["defaults"], nodes[name]), files) for name in sorted(nodes)},
     )
 
@@ -141,3 +145,29 @@ def _gateway(values: Values) -> GatewaySettings:
         connect_timeout_s=values["connect_timeout"],
         max_body_bytes=values["max_body_size"],
     )
+
+
+def _gateway_hosts(root: Values, files: _Files) -> dict[str, GatewayHost]:
+    """The gateways by name. They are reached as nodes are, unless they say otherwise."""
+    defaults = {**default_values(GATEWAY_HOST), "ssh": root["defaults"]["ssh"]}
+    found: dict[str, GatewayHost] = {}
+    for name, own in sorted(root["gateway"]["hosts"].items()):
+        values = overlay(GATEWAY_HOST, defaults, own)
+        found[name] = GatewayHost(
+            name=name,
+            address=values["address"],
+            ssh=_ssh(values["ssh"], files),
+            map_file=values["map_file"],
+            test=values["test"],
+            reload=values["reload"],
+            status_url=_status_url(values["status_url"], root["gateway"]["path_prefix"]),
+        )
+    return found
+
+
+def _status_url(given: str | None, prefix: str) -> str:
+    """The URL with its path, which is the status location's unless it is said."""
+    url = given or "http://127.0.0.1"
+    if url.startswith("unix:"):
+        return url if url.count(":") > 1 else f"{url}:{prefix}{STATUS}"
+    return url if url.count("/") > 2 else f"{url}{prefix}{STATUS}"

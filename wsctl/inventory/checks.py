@@ -51,6 +51,18 @@ def check_machines(inventory: Inventory, tree: Value, problems: Problems) -> Non
                 _same_machine(first, second, tree, problems)
 
 
+def check_gateways(inventory: Inventory, tree: Value, problems: Problems) -> None:
+    """One map file under two names would be replaced by two applies at once."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, host in inventory.gateway_hosts.items():
+        way = () if host.is_local else (host.ssh.port or 22, host.ssh.proxy_jump)
+        first = seen.setdefault((host.address.lower(), host.map_file, *way), name)
+        entry = descend(tree, "gateway", "hosts", name)
+        if first != name and entry is not None:
+            what = f"the same map file as of gateway {first!r}, expected each one once"
+            problems.add(entry[0], join("gateway.hosts", name), what)
+
+
 def _same_machine(first: str, second: str, tree: Value, problems: Problems) -> None:
     entry = descend(tree, "nodes", second)
     if entry is not None:

@@ -182,6 +182,31 @@ def parse_file(text: str) -> str:
     return text
 
 
+def parse_absolute(text: str) -> str:
+    """A file on another machine, in its plain form."""
+    path = _path(text)
+    if text.endswith("/"):
+        raise ValueError("is a folder")
+    return path
+
+
+def parse_status_url(text: str) -> str:
+    """Where the gateway's Nginx is asked: http, https, or a Unix socket with the path behind a colon."""
+    if text.startswith("unix:"):
+        path, _, rest = text.removeprefix("unix:").partition(":")
+        parse_socket(path)
+        return f"unix:{path}:{parse_uri_path(rest)}" if rest else text
+    found = re.fullmatch(r"https?://(\[[0-9a-fA-F:]+\]|[^/:@]+)(?::([0-9]{1,5}))?(/.*)?", text, re.ASCII)
+    if found is None:
+        raise ValueError
+    parse_host(found[1].strip("[]"))
+    if found[2] and not 1 <= int(found[2]) <= 65535:
+        raise ValueError("has a port out of range")
+    if found[3]:
+        parse_uri_path(found[3])
+    return text
+
+
 def parse_image(text: str) -> str:
     """An image reference: `[registry[:port]/]name[:tag][@digest]`."""
     if not text or len(text) > 255 or not text.isascii() or not text.isprintable() or " " in text:
@@ -289,6 +314,12 @@ HOST_ROOT = Text(parse_host_root, "an absolute path that holds nothing but users
 MOUNT = Text(parse_mount, "an absolute path inside the container, such as /workspace", _string("^/"))
 SOCKET = Text(parse_socket, "the absolute path of a Unix socket", _string("^/"))
 FILE = Text(parse_file, "the path of a file", _string())
+ABSOLUTE = Text(parse_absolute, "the absolute path of a file", _string("^/"))
+STATUS_URL = Text(
+    parse_status_url,
+    "a URL such as http://127.0.0.1:8081/ws/.wsctl-status, or unix:SOCKET:PATH",
+    _string("^(https?://|unix:/)"),
+)
 IMAGE = Text(parse_image, "an image such as registry.example.com:5000/team/workspace:1", _string())
 ENV_NAME = Text(parse_env_name, "a variable's name of letters, digits and _", _string("^[A-Za-z_][A-Za-z0-9_]*$"))
 ANY_TEXT = Text(parse_text, "a text", _AS_WRITTEN)

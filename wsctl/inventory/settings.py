@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wsctl.errors import NotFound
 from wsctl.model import Node, Strategy, WorkspaceSpec
-from wsctl.routes import GatewaySettings
+from wsctl.routes import GatewayHost, GatewaySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class StateSettings:
 class Inventory:
     """One cluster as its operator described it.
 
-    `classes` always has `default`; `nodes` is sorted by name; request ids are forgotten after `requests_keep_s`
-    seconds. `origins` says for each node where in the file it is defined (`file:line:column`); `warnings` holds what is
-    allowed but probably not meant. Where it came from doesn't make two inventories different, so those are left out of
-    comparisons.
+    `classes` always has `default`; `nodes` and `gateway_hosts` are sorted by name; request ids are forgotten after
+    `requests_keep_s` seconds. `origins` says for each node where in the file it is defined (`file:line:column`);
+    `warnings` holds what is allowed but probably not meant. Where it came from doesn't make two inventories different,
+    so those are left out of comparisons.
     """
 
     path: Path = field(compare=False)
@@ -43,6 +43,8 @@ class Inventory:
     gateway: GatewaySettings
     nodes: Mapping[str, Node]
     requests_keep_s: float = 7 * 86_400.0
+    gateway_hosts: Mapping[str, GatewayHost] = field(default_factory=dict)
+    auto_apply: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
 

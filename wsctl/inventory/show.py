@@ -10,8 +10,8 @@ from typing import Any
 
 from wsctl.inventory.scalars import duration_text, size_text
 from wsctl.inventory.settings import Inventory
-from wsctl.model import Node, ReadyProbe, WorkspaceSpec
-from wsctl.routes import GatewaySettings
+from wsctl.model import Node, ReadyProbe, SshSettings, WorkspaceSpec
+from wsctl.routes import GatewayHost, GatewaySettings
 from wsctl.text import UNSAFE
 
 Data = dict[str, Any]
@@ -30,7 +30,11 @@ def effective(inventory: Inventory) -> Data:
         "workspace": {**_workspace(inventory.workspace), "classes": others},
         "scheduler": {"strategy": str(inventory.strategy)},
         "requests": {"keep": duration_text(inventory.requests_keep_s)},
-        "gateway": _gateway(inventory.gateway),
+        "gateway": {
+            **_gateway(inventory.gateway),
+            "auto_apply": inventory.auto_apply,
+            "hosts": {name: _gateway_host(host) for name, host in inventory.gateway_hosts.items()},
+        },
         "nodes": {name: _node(node) for name, node in inventory.nodes.items()},
     }
 
@@ -60,17 +64,21 @@ def _number(milli: int) -> int | float:
     return milli // 1000 if milli % 1000 == 0 else milli / 1000
 
 
+def _ssh(ssh: SshSettings) -> Data:
+    return {
+        "user": ssh.user,
+        "port": ssh.port,
+        "identity_file": ssh.identity_file,
+        "known_hosts": ssh.known_hosts,
+        "proxy_jump": ssh.proxy_jump,
+        "config": ssh.config,
+    }
+
+
 def _node(node: Node) -> Data:
     return {
         "address": node.address,
-        "ssh": {
-            "user": node.ssh.user,
-            "port": node.ssh.port,
-            "identity_file": node.ssh.identity_file,
-            "known_hosts": node.ssh.known_hosts,
-            "proxy_jump": node.ssh.proxy_jump,
-            "config": node.ssh.config,
-        },
+        "ssh": _ssh(node.ssh),
         "docker_socket": node.docker_socket,
         "host_root": node.host_root,
         "storage": node.storage,
@@ -119,4 +127,15 @@ def _gateway(gateway: GatewaySettings) -> Data:
         "read_timeout": duration_text(gateway.read_timeout_s),
         "connect_timeout": duration_text(gateway.connect_timeout_s),
         "max_body_size": size_text(gateway.max_body_bytes),
+    }
+
+
+def _gateway_host(host: GatewayHost) -> Data:
+    return {
+        "address": host.address,
+        "ssh": _ssh(host.ssh),
+        "map_file": host.map_file,
+        "test": list(host.test),
+        "reload": list(host.reload),
+        "status_url": host.status_url,
     }

@@ -117,6 +117,31 @@ WORKSPACE = Section(
     }
 )
 
+GATEWAY_HOST = section(
+    address=Key(
+        names.ADDRESS,
+        "`local` (this machine, no SSH), an IP address, a host name or an alias of `~/.ssh/config`.",
+        required=True,
+    ),
+    ssh=Key(SSH, "How to reach it by SSH; what isn't said is as in `defaults.ssh`."),
+    map_file=Key(
+        names.ABSOLUTE,
+        "Where the map goes; where Nginx includes it, before other maps.",
+        "/etc/nginx/conf.d/00-wsctl-map.conf",
+    ),
+    test=Key(
+        ListOf(names.ANY_TEXT, "a list of words"), "The command that has Nginx read its configuration.", "[nginx, -t]"
+    ),
+    reload=Key(
+        ListOf(names.ANY_TEXT, "a list of words"), "The command that makes Nginx load it.", "[nginx, -s, reload]"
+    ),
+    status_url=Key(
+        names.STATUS_URL,
+        "Where a worker tells which map it has (see the snippet). Always asked on the gateway's own loopback.",
+        null="`http://127.0.0.1<path_prefix>.wsctl-status`",
+    ),
+)
+
 GATEWAY = section(
     path_prefix=Key(names.PREFIX, "Users are at `<path_prefix><user>/`.", "/ws/"),
     strip_prefix=Key(SWITCH, "Whether workspaces see `/` instead of `<path_prefix><user>/`.", "true"),
@@ -124,6 +149,14 @@ GATEWAY = section(
     read_timeout=Key(duration("1h"), "How long a connection may be silent, WebSockets too.", "1h"),
     connect_timeout=Key(duration("5s"), "How long a node may take to accept a connection.", "5s"),
     max_body_size=Key(size(0), "Largest upload; 0 for no limit.", "1g"),
+    auto_apply=Key(
+        SWITCH, "Whether `place`, `start`, `stop`, `restart`, `rm` and `reap-idle` apply the map at their end.", "false"
+    ),
+    hosts=Key(
+        MapOf(names.NODE_NAME, GATEWAY_HOST, "GATEWAY", True),
+        "The machines that `render-gateway --apply` puts the map live on, by a name of their own.",
+        "{}",
+    ),
 )
 
 ROOT = section(

@@ -9,10 +9,10 @@ import socket
 import threading
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from wsctl.errors import HostKeyError, NodeUnreachable, UsageError
-from wsctl.model import Node, SshSettings
+from wsctl.model import SshSettings
 from wsctl.transport import dial, lazy
 from wsctl.transport.host_keys import HostKey, KeyStatus
 from wsctl.transport.once import Once
@@ -27,6 +27,22 @@ MAX_HOPS = 8
 """A longer chain is taken for a loop (a jump host that jumps through itself)."""
 
 
+class Machine(Protocol):
+    """What there is to reach: a node, or a gateway."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def ssh(self) -> SshSettings: ...
+
+    @property
+    def is_local(self) -> bool: ...
+
+
 class Sessions:
     """The SSH connections of one run. Safe to use from several threads."""
 
@@ -36,12 +52,12 @@ class Sessions:
         self._lock = threading.Lock()
         self._open: dict[Target, Once[Session]] = {}
 
-    def session(self, node: Node) -> Session:
+    def session(self, node: Machine) -> Session:
         """The connection to the node, opened when it isn't open. Raises `NodeUnreachable`, `HostKeyError`."""
         target = resolve(node.name, node.address, node.ssh, self._timeouts.ssh_config)
         return self._session(target, node.ssh, depth=0)
 
-    def scan(self, node: Node) -> HostKey:
+    def scan(self, node: Machine) -> HostKey:
         """The key of the first host on the way to the node that isn't trusted, else the node's own."""
         if node.is_local:
             raise UsageError(f"{node.name} is this machine: it is reached without SSH and has no host key to trust")

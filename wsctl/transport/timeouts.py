@@ -27,6 +27,10 @@ class Timeouts(NamedTuple):
     remove: float = 60.0
     pull: float = 600.0
     purge: float = 600.0
+    gateway: float = 120.0
+    """Each command on a gateway; Nginx reads a map of a million routes in 2 s, on a busy machine in 40."""
+    status: float = 2.0
+    """One answer of a gateway's status location."""
     diagnosis: float = 3.0
     """What looking for the cause of a failure may cost on top of the failure."""
     dead_peer: float = 20.0

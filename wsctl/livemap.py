@@ -1,0 +1,142 @@
+"""A route map that is live on a gateway: its routes, what another one would change, and whether to replace it.
+
+Responsible for: reading a map back, the difference per user, and the decision about one gateway as a value. Not
+responsible for: rendering (`routes`), nor for carrying a decision out (`gateway`). Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from wsctl.routes import is_intact, parse_header
+
+ENTRY = re.compile(r'^    "u:([a-z0-9_-]+)" ([0-9a-f.:\[\]]+);$', re.MULTILINE)
+STATUS_ANSWER = re.compile(r"([0-9]{1,20}) ([0-9a-f]{64})\n?", re.ASCII)
+BLAME = re.compile(r"\[(emerg|crit|alert|error)\] (?:[0-9]+#[0-9]+: )?(.*?)(?: in (\S+):([0-9]+))?$", re.MULTILINE)
+"""Nginx's complaint: its level, its words, and the file and line if it names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The map that a gateway should have."""
+
+    text: str
+    generation: int
+    count: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The map that a worker of Nginx has loaded."""
+
+    generation: int
+    digest: str
+
+
+class Change(StrEnum):
+    """What another map means for a user."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    MOVED = "moved"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChange:
+    """A user's upstream (`address:port`) before and after; None: no route."""
+
+    user: str
+    before: str | None
+    after: str | None
+
+    @property
+    def change(self) -> Change:
+        """Which kind it is."""
+        if self.before is None:
+            return Change.ADDED
+        return Change.REMOVED if self.after is None else Change.MOVED
+
+
+class Verdict(StrEnum):
+    """What is to be done about a gateway."""
+
+    UNCHANGED = "unchanged"
+    """File and workers have the wanted routes."""
+    RELOAD = "reload"
+    """The file is right, but the workers have another map, or don't say: an apply was cut off before its end."""
+    REPLACE = "replace"
+    EDITED = "edited"
+    """The file isn't as wsctl wrote it: somebody's work would be lost."""
+    NEWER = "newer"
+    """The file is of a later generation: the wanted map is of the past, or of another state database."""
+
+
+def wanted_map(text: str) -> Wanted:
+    """What `routes.render_map` made, with its own header read. Raises ValueError if it is something else."""
+    header = parse_header(text)
+    if header is None:
+        raise ValueError("not a route map")
+    return Wanted(text, header.generation, header.count, header.digest)
+
+
+def parse_routes(text: str) -> dict[str, str]:
+    """The upstream of each user in a map, whether it is intact or not."""
+    return dict(ENTRY.findall(text))
+
+
+def parse_served(text: str) -> Served | None:
+    """The status location's answer, or None if it is something else."""
+    found = STATUS_ANSWER.fullmatch(text)
+    return Served(int(found[1]), found[2]) if found else None
+
+
+def differences(live: Mapping[str, str], wanted: Mapping[str, str]) -> list[RouteChange]:
+    """What replacing `live` by `wanted` changes, sorted by user."""
+    users = sorted(user for user in live.keys() | wanted.keys() if live.get(user) != wanted.get(user))
+    return [RouteChange(user, live.get(user), wanted.get(user)) for user in users]
+
+
+def decide(live: str | None, served: Served | None, wanted: Wanted, *, force: bool = False) -> Verdict:
+    """What is to be done where `live` is the file's text (None: there is none) and the workers have loaded `served`
+    (None: they don't say). With `force`, a file that was edited or is newer is replaced like any other.
+
+    The same routes under another generation are the same map: nothing is written for them.
+    """
+    if not live:
+        return Verdict.REPLACE
+    header = parse_header(live)
+    if header is None or not is_intact(live):
+        return Verdict.REPLACE if force else Verdict.EDITED
+    if header.digest == wanted.digest:
+        return Verdict.UNCHANGED if served == Served(header.generation, header.digest) else Verdict.RELOAD
+    if header.generation > wanted.generation and not force:
+        return Verdict.NEWER
+    return Verdict.REPLACE
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """What Nginx disliked, and where, if it said so."""
+
+    words: str
+    file: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.words if self.file is None else f"{self.file}:{self.line}: {self.words}"
+
+
+def complaint_in(said: str) -> Complaint:
+    """The first complaint in the words of `nginx -t` or of a failed reload; other programs' words as they are.
+
+    An `emerg` is what stopped Nginx; the others, such as an error log that this account can't open, may precede it.
+    """
+    found = sorted(BLAME.findall(said), key=lambda one: one[0] != "emerg")
+    if not found:
+        return Complaint(" ".join(said.split())[:400] or "it didn't say why")
+    _, words, file, line = found[0]
+    return Complaint(words.strip(), file or None, int(line) if line else None)
