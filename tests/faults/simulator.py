@@ -129,6 +129,7 @@ class Schedule:
                 self._check(self.truth(), settled=False)
                 if left := sim.site.leases.ls():
                     sim.violate(f"leases outlive their TTL: {left}")
+            sim.oracle.look_for_revenants()
             if not sim.kernel.aborted:
                 self.settle(self.simulated)
                 self._check(self.truth(), settled=True)
