@@ -118,7 +118,7 @@ class Kernel:
         try:
             if not self.aborted and not task.process.dead and task.work is not None:
                 task.result = task.work()
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the task is told
+        except BaseException as error:
             task.error = error
         task.done = True
         task.on_end()

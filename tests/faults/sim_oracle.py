@@ -26,9 +26,7 @@ class Oracle:
     """Watches one site. `violate` is told what broke, `know` what is known to break; `gaps` counts what can't be
     prevented, only mended."""
 
-    def __init__(
-        self, site: Site, kernel: Kernel, violate: Callable[[str], None], know: Callable[[str], None]
-    ) -> None:
+    def __init__(self, site: Site, kernel: Kernel, violate: Callable[[str], None], know: Callable[[str], None]) -> None:
         self.site = site
         self.kernel = kernel
         self.violate = violate

@@ -212,7 +212,7 @@ class Simulated:
 
         tasks = {}
         for item in order:
-            work = (lambda item=item: fn(item))  # noqa: E731
+            work = lambda item=item: fn(item)  # noqa: E731
             tasks[item] = kernel.spawn(f"{parent.name}/{item}", parent.process, work, leads=False)
             tasks[item].on_end = ended
         give_up = kernel.now + deadline_s

@@ -289,4 +289,3 @@ def _site(kernel: Kernel, rng: Random) -> Site:
     store = SqlStore(database, CLUSTER, version)
     leases: Any = None  # depends on the clock and on the draw where leases are kept: `Sim` sets it
     return Site(nodes, fleet, clock, store, leases, {"default": SPEC})
-

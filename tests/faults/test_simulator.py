@@ -42,9 +42,7 @@ def test_nothing_breaks(chunk: int) -> None:
     assert broken is None, f"seed {broken.seed}: {broken.violations}"
 
 
-@pytest.mark.parametrize(
-    ("verbs", "seed"), [(verbs, seed) for verbs, seeds in ONCE_BROKEN.items() for seed in seeds]
-)
+@pytest.mark.parametrize(("verbs", "seed"), [(verbs, seed) for verbs, seeds in ONCE_BROKEN.items() for seed in seeds])
 def test_what_once_broke(verbs: str, seed: int) -> None:
     assert play(seed, verbs=verbs.split()).violations == []
 
