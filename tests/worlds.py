@@ -20,28 +20,27 @@ from pathlib import Path
 from typing import Any
 
 from tests.builders import CLUSTER, IMAGE, RESOURCES, node
-from tests.fakes import FakeClock, FakeContainer, FakeFleet
+from tests.fakes import FakeClock, FakeContainer, FakeFleet, _inspected
+from tests.faults.invariants import Truth, broken
 from wsctl.coordination import open_leases
 from wsctl.coordination.leases import BackendLeases
 from wsctl.errors import BackendError, EngineError, NodeUnreachable, WsctlError
 from wsctl.model import (
     LABEL_CLUSTER,
-    LABEL_GENERATION,
     LABEL_USER,
     QUARANTINE_PREFIX,
     ClusterView,
     Node,
     NodeState,
-    PlacementState,
     ReadyProbe,
     Strategy,
-    Usage,
     WorkspaceSpec,
 )
 from wsctl.planner import Decision, Rules, plan_mark, plan_place, plan_remove, plan_restart, plan_start, plan_stop
 from wsctl.reaper import Reaper, ReapOptions
 from wsctl.reconciler import Reconciler, Repair
 from wsctl.records import Actor
+from wsctl.routes import render_map, routes_of
 from wsctl.store import lease_rows, migrations
 from wsctl.store.sqlite import SqliteDatabase, open_sqlite
 from wsctl.store.store import SqlStore
@@ -335,48 +334,28 @@ class Proxy:
 def invariants(site: Site, *, purged: Sequence[str] = (), settled: bool = True) -> None:
     """What must hold whatever was cut off when. `purged` may have lost their files; `settled`: nothing is half-done
     either, as after a command that succeeded."""
-    placements = {p.user: p for p in site.store.placements()}
-    ours = site.ours()
+    problems = broken(truth(site, may_purge=purged), settled=settled)
+    assert not problems, "; ".join(problems)
 
-    running = Counter(one.spec.labels[LABEL_USER] for _, one in ours if one.state == "running")
-    assert max(running.values(), default=0) <= 1, f"runs twice: {running}"
 
-    counted: dict[str, Usage] = {}
-    for p in placements.values():
-        was, takes = counted.get(p.node, Usage()), int(p.state.holds_resources)
-        counted[p.node] = Usage(
-            was.workspaces + 1,
-            was.active + takes,
-            was.memory_bytes + takes * p.resources.memory_bytes,
-            was.cpus_milli + takes * p.resources.cpus_milli,
-        )
-    used = {name: usage for name, usage in site.store.usage().items() if usage != Usage()}
-    assert used == counted, "used is not what can be counted"
-
-    ports = [(p.node, p.host_port) for p in placements.values()]
-    assert len(set(ports)) == len(ports), f"a port was given out twice: {ports}"
-
-    purges = {user for e in site.fleet.engines.values() for call, user in e.calls if call == "purge_data"}
-    assert purges <= set(purged), f"files of {purges} were deleted"
-    if not settled:
-        return
-
-    left = site.leases.ls()
-    assert not left, f"leases were left: {left}"
-    for user, p in placements.items():
-        assert p.state in (PlacementState.RUNNING, PlacementState.STOPPED), f"{user} was left {p.state}"
-        mine = site.of(user)
-        assert {name for name, _ in mine} <= {p.node}, f"{user} is placed on {p.node}, has containers on {mine}"
-        if p.state is PlacementState.STOPPED:
-            assert not running[user], f"{user} is stopped, and runs"
-            continue
-        assert running[user] == 1, f"{user} is running, and doesn't run"
-        (container,) = (one for _, one in mine)
-        assert container.spec.labels[LABEL_GENERATION] == str(p.container_generation)
-        assert container.spec.host_port == p.host_port
-        assert user in site.fleet[p.node].data, f"the files of {user} are not where they live"
-    orphans = [one.spec.name for _, one in ours if one.spec.labels[LABEL_USER] not in placements]
-    assert not orphans, f"containers in no placement: {orphans}"
+def truth(site: Site, **known: Any) -> Truth:
+    """The site as it is; keywords replace or add fields."""
+    placements, calls = site.store.placements(), [call for e in site.fleet.engines.values() for call in e.calls]
+    addresses = {name: node.publish_address for name, node in site.nodes.items()}
+    fields: dict[str, Any] = {
+        "placements": placements,
+        "usage": site.store.usage(),
+        "containers": [(name, _inspected(one)) for name, one in site.ours()],
+        "capacity": {name: node.capacity for name, node in site.nodes.items()},
+        "files": {name: engine.data for name, engine in site.fleet.engines.items()},
+        "purged": [about for call, about in calls if call == "purge_data"],
+        "homes": site.store.homes(),
+        "leases": site.leases.ls(),
+        "route_map": render_map(routes_of(placements, addresses), site.store.route_generation()),
+        "audit": site.store.audit(),
+        "audit_problems": site.store.audit_problems(),
+    }
+    return Truth(**{**fields, **known})
 
 
 def ending(site: Site) -> dict[str, object]:

@@ -168,8 +168,9 @@ class Store(Protocol):
         """The node of the newest placement."""
 
     def reserve(self, wanted: Reservation, *, audit: Sequence[AuditEntry] = ()) -> Placement | Conflict:
-        """Create the placement in state `reserved`, generation 1, container_generation 1, and take capacity and port,
-        in one transaction. USER_EXISTS, PORT_TAKEN or NODE_FULL if that can't be."""
+        """Create the placement in state `reserved` and take capacity and port, in one transaction. Its generation and
+        container_generation are 1; of a user who was removed, one more than the last they had: none is used twice.
+        USER_EXISTS, PORT_TAKEN or NODE_FULL if that can't be."""
 
     def claim(
         self,

@@ -34,6 +34,7 @@ class Oracle:
         self.capacity = {name: node.capacity for name, node in site.nodes.items()}
         self.placements: dict[str, Placement] = {}
         self.births: Counter[str] = Counter()
+        self.made: dict[str, int | None] = {}
         self.moved_at: dict[str, float] = defaultdict(float)
         self.written: dict[str, set[str]] = {name: set() for name in site.nodes}
         self.purged: set[str] = set()
@@ -108,16 +109,20 @@ class Oracle:
                 )
             self.gaps[name] += 1
 
-    def after_effect(self, node: str, name: str, about: str) -> None:
-        """A request was carried out by the node's engine."""
+    def after_effect(self, process: Process, node: str, name: str, about: str) -> None:
+        """A request of `process` was carried out by the node's engine."""
+        one = self.site.fleet[node]._find(about)
         user = self.users.get(about, about.removeprefix("ws-u-"))
+        if one is not None:
+            user = one.spec.labels.get(LABEL_USER, user)
+            self.users[one.id] = self.users[one.spec.name] = user
         if name == "purge_data":
             self._purged(node, user)
         if name in FENCED:
             self.effects.add(user)
         held = self.site.fleet[node]._held.get(container_name(user))
-        if held is not None:
-            self.users[held.id] = user
+        if name == "create" and held is not None:
+            self.made[held.id] = process.births.get(user)
         if name == "start" and held is not None and held.state == "running":
             self._runs_once(user)
 
@@ -128,6 +133,19 @@ class Oracle:
             self.violate(f"the files of {user} on {node} were deleted, and nobody asked for it")
         if any(one.state == "running" for where, one in self.site.of(user) if where == node):
             self.gaps["purged under a running workspace"] += 1
+
+    def look_for_revenants(self) -> None:
+        """Containers of an earlier placement of a user that are taken for those of the present one."""
+        for node, one in self.site.ours():
+            user, generation = one.spec.labels[LABEL_USER], one.spec.labels[LABEL_GENERATION]
+            placement = self.placements.get(user)
+            if placement is None or generation != str(placement.container_generation):
+                continue
+            if self.made.get(one.id, self.births[user]) not in (None, self.births[user]):
+                self.know(
+                    f"the container of {user} on {node} is of an earlier placement than the present one, "
+                    f"and generation {generation} is of both"
+                )
 
     def _runs_once(self, user: str) -> None:
         placement = self.placements.get(user)

@@ -46,7 +46,7 @@ class SimDatabase:
         name = self._sim.kernel.current.op[0]
 
         def effect() -> Any:
-            if name == "placements":
+            if name in ("placements", "placements_and_damage"):
                 # What is decided from now on is about these.
                 self._process.births = dict(self._sim.oracle.births)
             return self._real.read(work)
@@ -95,9 +95,10 @@ class StoreWire:
                 task.claimed[result.user] = result.generation
                 if name == "reserve":
                     self._process.births[result.user] = self._sim.oracle.births[result.user]
-            if name == "placements":
+            if name in ("placements", "placements_and_damage"):
                 # Whoever looks anew and finds no placement acts as one who has none.
-                there = {placement.user for placement in result}
+                found = result if name == "placements" else result[0]
+                there = {placement.user for placement in found}
                 task.claimed = {user: generation for user, generation in task.claimed.items() if user in there}
             if name == "release" and result:
                 task.claimed.pop(args[0], None)

@@ -164,7 +164,7 @@ class Sim:
             said = f"{type(error).__name__}: {error}" if error is not None else _brief(result)
             self.note(f"{call.who}.{call.name} {call.about} -> {said}")
         if error is None and call.where in ("node effect", "node purge"):
-            self.oracle.after_effect(call.who, call.name, call.about)
+            self.oracle.after_effect(call.process, call.who, call.name, call.about)
         return result, error
 
     def _belated(self, call: Contact) -> None:

@@ -10,6 +10,7 @@ is all it takes to see a failure again. Not responsible for: what must hold (`in
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections import Counter
@@ -19,17 +20,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from tests.fakes import _inspected
 from tests.faults.invariants import Truth, broken
 from tests.faults.sim_faults import Kind
 from tests.faults.sim_kernel import Killed, Process, Task
 from tests.faults.sim_process import Simulated
 from tests.faults.sim_repair import Repair, repair
 from tests.faults.sim_world import Sim
-from tests.worlds import Commands
+from tests.worlds import Commands, truth
 from wsctl.errors import LeaseHeld, WsctlError
 from wsctl.plan import Plan
-from wsctl.routes import render_map, routes_of
 from wsctl.store.store import SqlStore
 from wsctl.workflow import Outcome
 
@@ -129,6 +128,7 @@ class Schedule:
                 self._check(self.truth(), settled=False)
                 if left := sim.site.leases.ls():
                     sim.violate(f"leases outlive their TTL: {left}")
+            sim.oracle.look_for_revenants()
             if not sim.kernel.aborted:
                 self.settle(self.simulated)
                 self._check(self.truth(), settled=True)
@@ -237,25 +237,13 @@ class Schedule:
 
     def truth(self) -> Truth:
         """The site as it is now."""
-        sim, site = self.sim, self.sim.site
-        placements = site.store.placements()
-        addresses = {name: node.publish_address for name, node in site.nodes.items()}
-        reads_audit = hasattr(site.store, "audit")
-        return Truth(
-            placements=placements,
-            usage=site.store.usage(),
-            containers=[(node, _inspected(one)) for node, one in site.ours()],
-            capacity=sim.oracle.capacity,
-            files={name: engine.data for name, engine in site.fleet.engines.items()},
-            written=sim.oracle.written,
-            purged=sim.oracle.purged,
-            may_purge=sim.oracle.may_purge,
-            homes=site.store.homes(),
-            leases=site.leases.ls(),
-            route_map=render_map(routes_of(placements, addresses), site.store.route_generation()),
-            effects=sim.oracle.effects,
-            audit=site.store.audit() if reads_audit else None,
-            audit_problems=site.store.audit_problems() if reads_audit else (),
+        oracle = self.sim.oracle
+        return truth(
+            self.sim.site,
+            written=oracle.written,
+            purged=oracle.purged,
+            may_purge=oracle.may_purge,
+            effects=oracle.effects,
         )
 
     def _check(self, truth: Truth, *, settled: bool) -> None:
@@ -299,6 +287,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--trace", action="store_true", help="print every contact")
     chosen = parser.parse_args(words)
+    logging.getLogger("wsctl.coordination").setLevel(logging.ERROR)
     if chosen.seed is not None:
         return _one(chosen.seed, trace=chosen.trace)
     began = time.monotonic()

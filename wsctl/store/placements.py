@@ -47,6 +47,10 @@ class _NoNodeRow(Exception):
         self.node = node
 
 
+_NEXT = "(SELECT COALESCE(MAX(r.generation), 0) + 1 FROM retired r WHERE r.cluster = ? AND r.user = ?)"
+"""The first generation of a user's next placement."""
+
+
 class PlacementRows(ClusterRows):
     """The part of `ports.Store` about placements; see there for what each method promises."""
 
@@ -173,6 +177,8 @@ class PlacementRows(ClusterRows):
             self._shift(session, old.node, Shift(-1, active, memory, cpus, routes=int(old.state.is_routed)))
             if not session.execute(sql, (self._cluster, user, generation, old.state.value)):
                 raise Raced
+            retire = self._dialect.upsert("retired", ["cluster", "user"], ["generation"])
+            session.execute(retire, (self._cluster, user, generation))
             if keep_home is not None:
                 self._forget_home(session, user)
             if keep_home:
@@ -264,9 +270,10 @@ class PlacementRows(ClusterRows):
         now = self._dialect.now
         session.execute(
             f"INSERT INTO placements (cluster, {rows.PLACEMENT_COLUMNS}) "
-            f"VALUES (?, ?, ?, ?, ?, ?, 1, 1, ?, ?, ?, ?, {now}, {now})",
+            f"VALUES (?, ?, ?, ?, ?, ?, {_NEXT}, {_NEXT}, ?, ?, ?, ?, {now}, {now})",
             (
                 self._cluster, wanted.user, wanted.node, wanted.address, wanted.port, PlacementState.RESERVED.value,
+                *[self._cluster, wanted.user] * 2,
                 wanted.resources.memory_bytes, wanted.resources.cpus_milli, wanted.resources.pids,
                 wanted.workspace_class,
             ),
