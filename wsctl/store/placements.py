@@ -225,7 +225,8 @@ class PlacementRows:
         def work(session: Session) -> bool:
             old = self._find(session, user)
             if old is None:
-                if keep_home is False:
+                # Whoever released it has said where the files are, or that there are none, and may not be the last.
+                if keep_home is False and generation == 0:
                     self._forget_home(session, user)
                 return True
             if old.generation != generation:
