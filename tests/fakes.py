@@ -218,6 +218,9 @@ class FakeEngine:
                 raise PortTaken(self.name, said, details={"status": 500})
             one.state = "running"
             one.tx = 0
+            if one.spec.source != "/":
+                # A folder that is to be mounted and has gone since is made again.
+                self.data.add(one.spec.source.rsplit("/", 1)[-1])
 
         self._do("start", name_or_id, start)
 

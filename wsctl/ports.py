@@ -202,7 +202,8 @@ class Store(Protocol):
     def release(self, user: str, generation: int, *, keep_home: bool | None, audit: Sequence[AuditEntry] = ()) -> bool:
         """Delete the placement and give back all it took, if it still has `generation`. False if it moved; True if
         the placement is gone already. `keep_home` True remembers the node as the user's home (their files are still
-        there), False forgets any home, None leaves what is remembered as it is.
+        there), False forgets any home, None leaves what is remembered as it is. With the placement gone already, only a
+        release that was decided on there being none (`generation` 0) may forget the home.
         """
 
     def homes(self) -> Mapping[str, str]:

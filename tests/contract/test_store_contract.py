@@ -127,6 +127,17 @@ def test_claim_raises_the_generation(store: SqlStore) -> None:
     assert store.placement("alice") == again
 
 
+def test_a_late_release_does_not_forget_a_newer_home(store: SqlStore) -> None:
+    """Found by the simulator: a purge that slept forgot where the files were that the user had made since."""
+    placed(store.reserve(want()))
+    placed(store.claim("alice", 1, S.STOPPING))
+    assert store.release("alice", 2, keep_home=True)
+    assert store.release("alice", 2, keep_home=False)
+    assert store.homes() == {"alice": "n1"}
+    assert store.release("alice", 0, keep_home=False)
+    assert store.homes() == {}
+
+
 def test_claim_is_decided_on_a_state(store: SqlStore) -> None:
     """Settling leaves the generation: whoever decided on the state before it must look again."""
     placed(store.reserve(want()))
@@ -208,7 +219,7 @@ def test_homes_outlive_placements(store: SqlStore) -> None:
     assert store.homes() == {"alice": "n2"}
     assert store.release("alice", 1, keep_home=True)  # gone already: nothing is known about where it was
     assert store.homes() == {"alice": "n2"}
-    assert store.release("alice", 1, keep_home=False)
+    assert store.release("alice", 0, keep_home=False)
     assert store.homes() == {}
 
 

@@ -22,6 +22,7 @@ from tests.faults.sim_oracle import Oracle
 from tests.worlds import SPEC, Site, copy_of_empty_database
 from wsctl.coordination.leases import BackendLeases
 from wsctl.errors import BackendError, EngineError, NodeUnreachable
+from wsctl.model import Strategy
 from wsctl.store.leases import LeaseRows
 from wsctl.store.store import SqlStore
 
@@ -77,6 +78,7 @@ class Sim:
         self.contacts = 0
         self.leases_in = self.rng.choices(list(LEASES_IN), weights=list(LEASES_IN.values()))[0]
         self.hiccups = self.rng.choice((0.02, 0.07, 0.07, 0.25))
+        self.strategy = self.rng.choice((Strategy.SPREAD, Strategy.BINPACK, Strategy.BINPACK))
         self.faults = Faults(self.rng)
         self.site = _site(self.kernel, self.rng)
         self.redis = SimRedis(self.kernel)
@@ -272,8 +274,8 @@ def _site(kernel: Kernel, rng: Random) -> Site:
     fleet, clock = FakeFleet(names), SimClock(kernel)
     nodes = {}
     for name in names:
-        places = rng.choice((1, 2, 2, 3))
-        running = rng.choice((1, 1, places))
+        places = rng.choice((1, 2, 3, 3))
+        running = min(places, rng.choice((1, 1, 2)))
         per_user = resources()
         room = capacity(places, running * per_user.memory_bytes, running * per_user.cpus_milli)
         # A port each, one for somebody else, and one to move to.

@@ -157,9 +157,9 @@ class Schedule:
         def place() -> None:
             with self.simulated.process(process) as commands:
                 for user in users:
-                    commands.place(user)
-                if self.sim.rng.random() < 0.4:
-                    commands.stop(users[0])
+                    commands.place(user, strategy=self.sim.strategy)
+                    if self.sim.rng.random() < 0.4:
+                        commands.stop(user)
 
         self.sim.kernel.spawn("before", process, place)
         self.sim.kernel.run()
@@ -221,7 +221,7 @@ class Schedule:
         if command.verb == "purge":
             sim.oracle.may_purge.update(command.users)
         with self.simulated.process(process) as commands:
-            return _type(command, commands, options)
+            return _type(command, commands, {"strategy": sim.strategy, **options})
 
     def _confirm(self, process: Process, thinks_s: float, plan: Plan) -> None:
         self.sim.kernel.sleep(thinks_s)
@@ -253,6 +253,9 @@ class Schedule:
 
 def _type(command: Command, commands: Commands, options: dict[str, Any]) -> list[Outcome]:
     verb, users = command.verb.removesuffix(" two"), command.users
+    if verb == "place":
+        return commands.place(*users, **options)
+    del options["strategy"]
     if verb == "reap":
         return commands.reap(idle_s=0.0)
     if verb == "cordon":

@@ -168,7 +168,8 @@ class PlacementRows(ClusterRows):
         def work(session: Session) -> bool:
             old = self._find(session, user)
             if old is None:
-                if keep_home is False and self._forget_home(session, user):
+                # Whoever released it has said where the files are, or that there are none, and may not be the last.
+                if keep_home is False and generation == 0 and self._forget_home(session, user):
                     self._log.append(session, audit)
                 return True
             if old.generation != generation:
