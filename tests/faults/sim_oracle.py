@@ -17,30 +17,29 @@ from typing import Any
 from tests.faults import invariants
 from tests.faults.sim_kernel import Kernel, Process, Task
 from tests.worlds import Site
-from wsctl.model import LABEL_GENERATION, LABEL_USER, Placement, PlacementState, container_name
+from wsctl.model import LABEL_GENERATION, LABEL_USER, QUARANTINE_PREFIX, Placement, PlacementState, container_name
 
 FENCED = ("create", "start", "stop", "remove", "purge_data")
 
 
 class Oracle:
-    """Watches one site. `violate` is told what broke, `know` what is known to break; `gaps` counts what can't be
+    """Watches one site. `violate` is told what broke; `gaps` counts what can't be
     prevented, only mended."""
 
-    def __init__(self, site: Site, kernel: Kernel, violate: Callable[[str], None], know: Callable[[str], None]) -> None:
+    def __init__(self, site: Site, kernel: Kernel, violate: Callable[[str], None]) -> None:
         self.site = site
         self.kernel = kernel
         self.violate = violate
-        self.know = know
         self.capacity = {name: node.capacity for name, node in site.nodes.items()}
         self.placements: dict[str, Placement] = {}
         self.births: Counter[str] = Counter()
-        self.made: dict[str, int | None] = {}
+        self.made: dict[tuple[str, str], int | None] = {}
         self.moved_at: dict[str, float] = defaultdict(float)
         self.written: dict[str, set[str]] = {name: set() for name in site.nodes}
         self.purged: set[str] = set()
         self.may_purge: set[str] = set()
         self.effects: set[str] = set()
-        self.users: dict[str, str] = {}
+        self.users: dict[tuple[str, str], str] = {}
         self.gaps: Counter[str] = Counter()
 
     # ---- the state database
@@ -85,7 +84,7 @@ class Oracle:
             self.violate(f"{name} of {old.user} with generation {generation} changed a placement of {old.generation}")
         known = process.births.get(old.user)
         if known is not None and known != self.births[old.user]:
-            self.know(
+            self.violate(
                 f"{name} of {old.user} by {process.name} changed another placement than it was decided on: "
                 f"the user was removed and placed anew since, and {generation} is a generation of both"
             )
@@ -99,6 +98,8 @@ class Oracle:
             return
         placement = self.placements.get(user)
         ours, now = task.claimed.get(user, 0), placement.generation if placement is not None else 0
+        if ours == 0 and name == "stop" and not self._is_authoritative(node, about, placement):
+            return  # a copy is put aside: nothing of the placement is touched, so nothing of it need be claimed
         if ours == 0 and name != "purge_data":
             self.violate(f"{name} of {user} on {node} by {process.name}, who never claimed the placement")
         if ours != now:
@@ -109,20 +110,29 @@ class Oracle:
                 )
             self.gaps[name] += 1
 
+    def _is_authoritative(self, node: str, about: str, placement: Placement | None) -> bool:
+        one = self.site.fleet[node]._find(about)
+        if one is None or placement is None or placement.node != node:
+            return False
+        return one.spec.labels.get(LABEL_GENERATION) == str(placement.container_generation)
+
     def after_effect(self, process: Process, node: str, name: str, about: str) -> None:
         """A request of `process` was carried out by the node's engine."""
         one = self.site.fleet[node]._find(about)
-        user = self.users.get(about, about.removeprefix("ws-u-"))
+        bare = (
+            about.removeprefix(QUARANTINE_PREFIX).rpartition("-")[0] if about.startswith(QUARANTINE_PREFIX) else about
+        )
+        user = self.users.get((node, about), bare.removeprefix("ws-u-"))
         if one is not None:
             user = one.spec.labels.get(LABEL_USER, user)
-            self.users[one.id] = self.users[one.spec.name] = user
+            self.users[node, one.id] = self.users[node, one.spec.name] = user
         if name == "purge_data":
             self._purged(node, user)
         if name in FENCED:
             self.effects.add(user)
         held = self.site.fleet[node]._held.get(container_name(user))
         if name == "create" and held is not None:
-            self.made[held.id] = process.births.get(user)
+            self.made[node, held.id] = process.births.get(user)
         if name == "start" and held is not None and held.state == "running":
             self._runs_once(user)
 
@@ -141,8 +151,8 @@ class Oracle:
             placement = self.placements.get(user)
             if placement is None or generation != str(placement.container_generation):
                 continue
-            if self.made.get(one.id, self.births[user]) not in (None, self.births[user]):
-                self.know(
+            if self.made.get((node, one.id), self.births[user]) not in (None, self.births[user]):
+                self.violate(
                     f"the container of {user} on {node} is of an earlier placement than the present one, "
                     f"and generation {generation} is of both"
                 )
@@ -153,15 +163,13 @@ class Oracle:
             return
         wanted = str(placement.container_generation)
         running = [
-            (node, self.made.get(one.id))
+            (node, self.made.get((node, one.id)))
             for node, one in self.site.ours()
             if one.state == "running"
             and one.spec.labels[LABEL_USER] == user
             and one.spec.labels[LABEL_GENERATION] == wanted
         ]
         if len(running) > 1:
-            # Of two placements of the user, with the same generation by chance: known. Of one: never.
-            say = self.violate if len({birth for _, birth in running}) == 1 else self.know
-            say(
+            self.violate(
                 f"{user} runs with the authoritative generation {wanted} on {' and '.join(node for node, _ in running)}"
             )

@@ -1,7 +1,7 @@
 """Bringing a site to rest after a schedule.
 
-Responsible for: `repair`, what an operator would do by hand and `wsctl reconcile` does by itself: the verb of each
-half-done placement again, then what is left over on the nodes. Not responsible for: saying whether that helped.
+Responsible for: `repair`, which is `wsctl reconcile` until it finds nothing. Not responsible for: saying whether that
+helped.
 """
 
 from __future__ import annotations
@@ -10,41 +10,33 @@ from collections.abc import Callable
 
 from tests.faults.sim_kernel import Killed, Process
 from tests.faults.sim_process import Simulated
-from tests.faults.sim_world import Sim
-from tests.worlds import Commands
-from wsctl.model import LABEL_USER, PlacementState
+from wsctl.model import LABEL_USER
+
+ROUNDS = 4
+"""A first round may make the room that the second needs, and a container that wasn't ready is tried again."""
 
 Repair = Callable[[Simulated], None]
 
 
 def repair(simulated: Simulated) -> None:
-    """Repeat what was cut off, twice over (a first round may make the room that the second needs)."""
-    _left_over(simulated.sim)
-    for number in range(2):
+    """Reconcile until a run finds nothing; when no run of several does, that is a violation."""
+    found: list[str] = []
+    for number in range(ROUNDS):
         process = Process(f"repair{number}")
-        task = simulated.sim.kernel.spawn(process.name, process, lambda p=process: _again(simulated, p))
+        found = []
+        task = simulated.sim.kernel.spawn(process.name, process, lambda p=process, f=found: _reconcile(simulated, p, f))
         simulated.sim.kernel.run()
         if task.error is not None and not isinstance(task.error, Killed):
             raise task.error
+        if not found:
+            return
+    simulated.sim.violate(f"reconcile finds something again and again: {found}")
 
 
-def _again(simulated: Simulated, process: Process) -> None:
+def _reconcile(simulated: Simulated, process: Process, found: list[str]) -> None:
+    site = simulated.sim.site
+    users = {p.user for p in site.store.placements()} | {one.spec.labels[LABEL_USER] for _, one in site.ours()}
     with simulated.process(process) as commands:
-        for placement in simulated.sim.site.store.placements():
-            _finish(commands, placement.user, placement.state)
-
-
-def _finish(commands: Commands, user: str, state: PlacementState) -> None:
-    if state in (PlacementState.STOPPING, PlacementState.STOPPED):
-        commands.stop(user)
-    else:
-        commands.place(user)
-
-
-def _left_over(sim: Sim) -> None:
-    """Remove copies on nodes that aren't their user's, or that nobody is placed on."""
-    placed = {p.user: p for p in sim.site.store.placements()}
-    for node, one in sim.site.ours():
-        placement = placed.get(one.spec.labels[LABEL_USER])
-        if placement is None or placement.node != node:
-            sim.site.fleet[node].remove(one.id)
+        # By name: when no placement is left at all, running containers are only touched if their users are named.
+        for repair in commands.reconcile(*sorted(users)) if users else ():
+            found.append(f"{repair.difference.kind} {repair.difference.user}: {repair.difference.detail}")

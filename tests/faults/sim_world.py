@@ -73,7 +73,6 @@ class Sim:
         self.store_type = store
         self.rng: Random = self.kernel.rng
         self.violations: list[str] = []
-        self.known: list[str] = []
         self.trace: list[str] | None = [] if trace else None
         self.contacts = 0
         self.leases_in = self.rng.choices(list(LEASES_IN), weights=list(LEASES_IN.values()))[0]
@@ -85,7 +84,7 @@ class Sim:
         self.rows = LeaseRows(self.site.store.database, CLUSTER, owned=False)
         backend: Any = self.rows if self.leases_in == "rows" else self.redis
         self.site.leases = BackendLeases(lambda: backend, holder="outside", ttl_s=TTL_S, clock=lambda: self.kernel.now)
-        self.oracle = Oracle(self.site, self.kernel, self.violate, self.know)
+        self.oracle = Oracle(self.site, self.kernel, self.violate)
         self.cut_until: dict[str, float] = {}
         """Until when somebody can't be reached: a node, `lease`, or the state database by one process."""
 
@@ -93,12 +92,6 @@ class Sim:
         """Something broke: say so, and end the schedule."""
         self.note(f"VIOLATION: {what}")
         self.violations.append(what)
-        self.kernel.aborted = True
-
-    def know(self, what: str) -> None:
-        """Something broke that is known to, and written down as a test that is expected to fail: end the schedule."""
-        self.note(f"KNOWN: {what}")
-        self.known.append(what)
         self.kernel.aborted = True
 
     def note(self, what: str) -> None:
