@@ -80,10 +80,16 @@ class Executor:
     starting: Starting = at_once
 
     def run(self, work: Work, spec: WorkspaceSpec | None, placement: Placement | None) -> Placement | None:
-        """Do the steps of one target; return the placement they led to (None: there is none any more).
+        """`attempt`, for those who can't go on after a failure: the placement; raises what the failing step raised."""
+        ran = self.attempt(work, spec, placement)
+        if ran.error is not None:
+            raise ran.error
+        return ran.placement
 
-        `placement` is the one the work was decided on. Raises whatever the first failing step raises; what was done
-        before stays done, and planning again from what is observed yields the rest.
+    def attempt(self, work: Work, spec: WorkspaceSpec | None, placement: Placement | None) -> Ran:
+        """Do the steps of one target up to the first that fails; `placement` is the one the work was decided on.
+
+        What was done before a failure stays done, and planning again from what is observed yields the rest.
         """
         run = _Run(self, spec, placement, self.auditor.trail(work, placement))
         with contextlib.ExitStack() as stack:
@@ -94,8 +100,17 @@ class Executor:
                     run.do(step, is_last=step is work.steps[-1])
             except WsctlError as error:
                 run.record_failure(error)
-                raise
-        return run.placement
+                return Ran(run.placement, error)
+        return Ran(run.placement)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """Where a work ended: the placement as this run left it (None: there is none), and what stopped it, if something
+    did."""
+
+    placement: Placement | None
+    error: WsctlError | None = None
 
 
 @dataclass(slots=True)

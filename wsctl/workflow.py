@@ -18,7 +18,6 @@ from wsctl.errors import (
     EngineError,
     LeaseHeld,
     NameTaken,
-    NodeUnreachable,
     NotReady,
     PlanChanged,
     PortTaken,
@@ -26,7 +25,7 @@ from wsctl.errors import (
     StaleGeneration,
     WsctlError,
 )
-from wsctl.executor import Executor, Starting, at_once
+from wsctl.executor import Executor, Ran, Starting, at_once
 from wsctl.knowledge import Knowledge, is_unasked
 from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceSpec
 from wsctl.plan import Plan, Reserve, Work
@@ -268,58 +267,65 @@ class Workflow:
             before = view.placements.get(target)
             if not work.steps:
                 return Outcome(target, action, before, work=work, explain=decision.explain)
+            ran = executor.attempt(work, operation.spec(target, view), before)
+            if ran.error is None:
+                return Outcome(target, action, ran.placement, work=work, explain=decision.explain)
             try:
-                placement = executor.run(work, operation.spec(target, view), before)
-            except WsctlError as error:
-                try:
-                    again = self._after(operation, target, error, executor)
-                except WsctlError as worse:
-                    return Outcome(target, "failed", error=worse, work=work, explain=decision.explain)
-                if not isinstance(error, EngineError):
-                    # Somebody else was faster: what they left to do says what we will have done.
-                    action = ""
-                if again is None:
-                    return Outcome(target, "failed", error=error, work=work, explain=decision.explain)
-                view = again
-                decision, view = self._decide(operation, target, view)
-            else:
-                return Outcome(target, action, placement, work=work, explain=decision.explain)
+                again = self._after(operation, target, ran, executor)
+            except WsctlError as worse:
+                return Outcome(target, "failed", error=worse, work=work, explain=decision.explain)
+            if not isinstance(ran.error, EngineError):
+                # Somebody else was faster: what they left to do says what we will have done.
+                action = ""
+            if again is None:
+                return Outcome(target, "failed", error=ran.error, work=work, explain=decision.explain)
+            decision, view = self._decide(operation, target, again)
         return Outcome(target, "failed", error=decision.error or PlanChanged(f"{target}: the cluster keeps changing"))
 
-    def _after(self, operation: Operation, target: str, error: WsctlError, executor: Executor) -> ClusterView | None:
+    def _after(self, operation: Operation, target: str, ran: Ran, executor: Executor) -> ClusterView | None:
         """What a setback teaches: the view to decide on anew, or None when there is no other way."""
-        if isinstance(error, (NotReady, NodeUnreachable)):
+        if isinstance(ran.error, (PlanChanged, StaleGeneration)):
+            return self.knowledge.applied_to(self._snapshot())
+        if not isinstance(ran.error, EngineError) or isinstance(ran.error, NotReady):
             return None
-        if not isinstance(error, (EngineError, PlanChanged, StaleGeneration)):
-            return None
+        return self._after_refusal(operation, target, ran.error, ran.placement, executor)
+
+    def _after_refusal(
+        self, operation: Operation, target: str, error: EngineError, ours: Placement | None, executor: Executor
+    ) -> ClusterView | None:
+        """The same, when an engine said no; `ours` is the placement as we left it."""
         fresh = self._snapshot()
-        if isinstance(error, EngineError):
-            placement = fresh.placements.get(target)
-            asked = isinstance(error, NameTaken) and self.knowledge.ask_again(error.node)
-            if asked and self.knowledge.applied_to(fresh).nodes[error.node].container_of(target) is not None:
-                # Not the node's refusal: somebody who acts on this user too was faster.
-                return self.knowledge.applied_to(self._snapshot())
-            self._learn(error, placement)
-            if not asked and not self.knowledge.ask_again(error.node):
-                return None
-            view = self.knowledge.applied_to(fresh)
-            another_port = isinstance(error, PortTaken) and next_port(view.nodes[error.node]) is not None
-            if not another_port:
-                if not operation.places or placement is None or placement.state is not PlacementState.RESERVED:
-                    return view if isinstance(error, PortTaken) else None
-                # Nothing of the user exists yet and the engine said a clear no: give the place back, try another.
-                # Its outcome isn't that of the request: the request goes on.
-                undoing = replace(executor, auditor=replace(executor.auditor, request_id=None))
-                undoing.run(plan_undo(target, view, f"{error.node} refused"), None, placement)
-                self.knowledge.exclude(error.node, f"refused: {error.reason}")
-                fresh = self._snapshot()
-        return self.knowledge.applied_to(fresh)
+        placement = fresh.placements.get(target)
+        asked = isinstance(error, NameTaken) and self.knowledge.ask_again(error.node)
+        if asked and self.knowledge.applied_to(fresh).nodes[error.node].container_of(target) is not None:
+            # Not the node's refusal: somebody who acts on this user too was faster.
+            return self.knowledge.applied_to(self._snapshot())
+        self._learn(error, placement)
+        if not asked and not self.knowledge.ask_again(error.node):
+            return None
+        view = self.knowledge.applied_to(fresh)
+        another_port = isinstance(error, PortTaken) and next_port(view.nodes[error.node]) is not None
+        if another_port or _is_anothers(placement, ours):
+            return view
+        if not operation.places or placement is None or placement.state is not PlacementState.RESERVED:
+            return view if isinstance(error, PortTaken) else None
+        # Nothing of the user exists yet and the engine said a clear no: give the place back, try another.
+        # Its outcome isn't that of the request: the request goes on.
+        undoing = replace(executor, auditor=replace(executor.auditor, request_id=None))
+        undoing.run(plan_undo(target, view, f"{error.node} refused"), None, placement)
+        self.knowledge.exclude(error.node, f"refused: {error.reason}")
+        return self.knowledge.applied_to(self._snapshot())
 
     def _learn(self, error: EngineError, placement: Placement | None) -> None:
         if not isinstance(error, PortTaken):
             self.knowledge.exclude(error.node, f"refused: {error.reason}")
         elif placement is not None:
             self.knowledge.block_port(error.node, placement.host_port)
+
+
+def _is_anothers(placement: Placement | None, ours: Placement | None) -> bool:
+    """Whether somebody else has claimed, or made anew, the placement that we left as `ours`."""
+    return placement is not None and (ours is None or placement.generation != ours.generation)
 
 
 def _plan(decisions: Sequence[Decision]) -> Plan:

@@ -98,7 +98,7 @@ class Oracle:
             return
         placement = self.placements.get(user)
         ours, now = task.claimed.get(user, 0), placement.generation if placement is not None else 0
-        if ours == 0 and name == "stop" and not self._is_authoritative(node, about, placement):
+        if name == "stop" and not self._is_authoritative(node, about, placement):
             return  # a copy is put aside: nothing of the placement is touched, so nothing of it need be claimed
         if ours == 0 and name != "purge_data":
             self.violate(f"{name} of {user} on {node} by {process.name}, who never claimed the placement")

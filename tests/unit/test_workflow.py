@@ -33,7 +33,7 @@ from wsctl.errors import (
 from wsctl.model import NodeState, PlacementState, Strategy, WorkspaceSpec
 from wsctl.plan import Plan
 from wsctl.planner import Decision, plan_stop
-from wsctl.ports import Reservation
+from wsctl.ports import ContainerSpec, Reservation
 from wsctl.scheduler import tie_break
 from wsctl.store import open_store
 from wsctl.workflow import Operation, Outcome
@@ -630,6 +630,27 @@ def test_two_operators_place_the_same_users_at_once(tmp_path: Path) -> None:
         invariants(site)
     finally:
         site.close()
+
+
+def test_a_refusing_node_doesnt_cost_somebody_else_their_reservation(site: Site) -> None:
+    """Found by the simulator: who was refused undid the reservation that they found, which was another's by then."""
+    engine = site.fleet[BEST]
+    create = engine.create
+
+    def refuse_late(spec: ContainerSpec) -> str:
+        engine.create = create  # type: ignore[method-assign]
+        before = site.store.placement("alice")
+        assert before is not None
+        assert site.store.release("alice", before.generation, keep_home=None)
+        room = site.nodes[BEST].capacity
+        site.store.reserve(Reservation("alice", BEST, before.address, before.host_port, before.resources, room))
+        raise EngineError(BEST, "no space left on device")
+
+    engine.create = refuse_late  # type: ignore[method-assign]
+    outcome = one(site.run("place", "alice"))
+    assert outcome.error is None
+    assert "undone" not in {row.entry.action for row in site.store.audit()}
+    invariants(site)
 
 
 # ------------------------------------------------------------------------------------------------- confirming
