@@ -83,7 +83,7 @@ def settle(site: Site, *, purged: tuple[str, ...] = ()) -> None:
     a second run finds nothing, and all invariants hold."""
     for lease in site.json("lease", "ls")["items"]:
         site.run("lease", "break", lease["name"], "--yes", code=None)
-    eventually(lambda: site.run("reconcile", "-o", "json", code=None).code == 0, timeout_s=60, step_s=0.5)
+    eventually(lambda: site.run("reconcile", code=None).code == 0, timeout_s=60, step_s=0.5)
     again = site.json("reconcile")
     assert again["items"] == [], again
     problems = broken(truth(site, purged=purged))
