@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bench import cli, gets, place_many, place_one, report, routes
+from bench import cli, gets, place_many, place_one, report, routes, state
 from bench.measure import BenchError
 from bench.report import Row
 from bench.rig import Rig, rig
@@ -27,12 +27,15 @@ class Benchmark(NamedTuple):
     run: Callable[[Rig, int | None], list[Row]]
     rounds: int
     needs_lab: bool = True
+    by_default: bool = True
 
 
 BENCHMARKS = {
     "place-one": Benchmark(place_one.run, place_one.ROUNDS),
     "place-60": Benchmark(place_many.run, place_many.ROUNDS),
     "gets": Benchmark(gets.run, gets.ROUNDS),
+    # Its gate isn't met yet (docs/reliability.md says how close): only by name.
+    "state": Benchmark(state.run, state.ROUNDS, by_default=False),
     "cli": Benchmark(cli.run, cli.ROUNDS, needs_lab=False),
     "routes": Benchmark(routes.run, routes.ROUNDS, needs_lab=False),
 }
@@ -43,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        missed = _run(arguments.names or list(BENCHMARKS), arguments)
+        missed = _run(arguments.names or [name for name, one in BENCHMARKS.items() if one.by_default], arguments)
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
         return 130

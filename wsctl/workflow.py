@@ -111,6 +111,7 @@ class Workflow:
         self.world = world
         images = {spec.image for spec in world.classes.values()}
         self.knowledge = Knowledge(world.engines, images, world.warm)
+        self._planned: dict[str, Reserve] = {}
 
     # ---- the pipeline
 
@@ -142,6 +143,7 @@ class Workflow:
 
             def act(decision: Decision) -> Outcome:
                 outcome = self._carry_out(operation, decision, view, executor)
+                self._planned.pop(decision.target, None)
                 options.report(outcome)
                 return outcome
 
@@ -233,8 +235,22 @@ class Workflow:
         for target in chosen:
             decision, view = self._decide(operation, target, view)
             decisions.append(decision)
+            self._note_plan(decision)
             view = _as_planned(view, decision)
         return decisions, view
+
+    def _note_plan(self, decision: Decision) -> None:
+        step = _reserve_step(decision)
+        if step is not None:
+            self._planned[decision.target] = step
+
+    def _as_the_others_plan(self, target: str, view: ClusterView) -> ClusterView:
+        """The view with the ports and the room that the others of this batch are about to take: who has to choose anew
+        would otherwise choose one of theirs, and set off a chain of lost races."""
+        for other, step in list(self._planned.items()):
+            if other != target and other not in view.placements and step.node in view.nodes:
+                view = with_placement(view, other, step.node, step.port, step.resources)
+        return view
 
     def _decide(self, operation: Operation, target: str, view: ClusterView) -> tuple[Decision, ClusterView]:
         """Decide about one target, asking the nodes that the decision turns out to depend on, the best one first."""
@@ -279,7 +295,8 @@ class Workflow:
                 action = ""
             if again is None:
                 return Outcome(target, "failed", error=ran.error, work=work, explain=decision.explain)
-            decision, view = self._decide(operation, target, again)
+            decision, view = self._decide(operation, target, self._as_the_others_plan(target, again))
+            self._note_plan(decision)
         return Outcome(target, "failed", error=decision.error or PlanChanged(f"{target}: the cluster keeps changing"))
 
     def _after(self, operation: Operation, target: str, ran: Ran, executor: Executor) -> ClusterView | None:
@@ -346,18 +363,18 @@ def _same_plan(shown: Plan, now: Plan, busy: Mapping[str, WsctlError]) -> None:
             )
 
 
+def _reserve_step(decision: Decision) -> Reserve | None:
+    steps = decision.work.steps if decision.work is not None else ()
+    return next((step for step in steps if isinstance(step, Reserve)), None)
+
+
 def _chosen_node(decision: Decision) -> str | None:
     """The node that a new placement would go to."""
-    if decision.work is None:
-        return None
-    return next((step.node for step in decision.work.steps if isinstance(step, Reserve)), None)
+    step = _reserve_step(decision)
+    return step.node if step is not None else None
 
 
 def _as_planned(view: ClusterView, decision: Decision) -> ClusterView:
     """The view as it will be once the decision is carried out, for those decided after it."""
-    if decision.work is None:
-        return view
-    for step in decision.work.steps:
-        if isinstance(step, Reserve):
-            return with_placement(view, step.user, step.node, step.port, step.resources)
-    return view
+    step = _reserve_step(decision)
+    return view if step is None else with_placement(view, step.user, step.node, step.port, step.resources)

@@ -81,7 +81,7 @@ def storm(url: str, room: int, users: int, calls: int, seed: int) -> Counter[str
     store = open_store(url, cluster=CLUSTER, base=Path(), password=os.environ.get("WSCTL_STATE_PASSWORD"))
     leases = open_leases(None, cluster=CLUSTER, rows=lambda: lease_rows(store), holder=f"storm@here:{os.getpid()}")
     nodes = {
-        f"n{n}": node(f"n{n}", address=f"10.0.0.{n}", capacity=capacity(workspaces=room // NODES))
+        f"n{n}": node(f"n{n}", address=f"10.0.0.{n}", capacity=capacity(room // NODES, 1 << 50, 10**9))
         for n in range(1, NODES + 1)
     }
     engines = {name: Emulated(name, store) for name in nodes}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.builders import CLUSTER, IMAGE, RESOURCES, capacity
-from tests.worlds import Commands, Site, ending, invariants, make_site
+from tests.worlds import Commands, Site, Wire, ending, invariants, make_site
 from wsctl.errors import (
     BackendError,
     EngineError,
@@ -630,6 +630,20 @@ def test_two_operators_place_the_same_users_at_once(tmp_path: Path) -> None:
         invariants(site)
     finally:
         site.close()
+
+
+def test_who_must_choose_anew_leaves_the_others_what_they_plan() -> None:
+    """Otherwise one taken port sets off a chain of lost races through the whole batch."""
+    site = make_site("n1")
+    site.fleet["n1"].busy_ports.add(20000)
+    wire = Wire()
+    with site.process(wire) as commands:
+        outcomes = commands.place(*(f"user{number}" for number in range(8)))
+    assert not errors(outcomes)
+    assert (wire.passed.count("store.reserve"), wire.passed.count("store.claim")) == (8, 1)
+    assert site.store.placements()[0].host_port == 20008
+    invariants(site)
+    site.close()
 
 
 def test_a_refusing_node_doesnt_cost_somebody_else_their_reservation(site: Site) -> None:

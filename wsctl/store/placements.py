@@ -310,7 +310,8 @@ class PlacementRows(ClusterRows):
         if session.execute(sql, params):
             return True
         if session.query("SELECT 1 FROM node_usage WHERE cluster = ? AND node = ?", (self._cluster, node)):
-            return False
+            # Either there is no room, or the row was made between the two statements: the same again tells which.
+            return session.execute(sql, params) > 0
         raise _NoNodeRow(node)
 
     def _make_node_row(self, node: str) -> None:
