@@ -30,6 +30,7 @@ from wsctl.model import (
     is_user_id,
 )
 from wsctl.ports import ContainerSpec
+from wsctl.signals import ContainerSigns
 
 T = TypeVar("T")
 
@@ -65,6 +66,8 @@ class FakeContainer:
     tx: int | None = 0
     output: str = ""
     ready: bool = True
+    cpu_ns: int | None = 0
+    execs: int = 0
 
 
 @dataclass
@@ -217,7 +220,7 @@ class FakeEngine:
                 said = f"Bind for {one.spec.address}:{one.spec.host_port} failed: port is already allocated"
                 raise PortTaken(self.name, said, details={"status": 500})
             one.state = "running"
-            one.tx = 0
+            one.tx = one.cpu_ns = one.execs = 0
 
         self._do("start", name_or_id, start)
 
@@ -266,12 +269,13 @@ class FakeEngine:
 
         return self._do("await_ready", name_or_id, wait)
 
-    def tx_bytes(self, name_or_id: str) -> int | None:
-        def sent() -> int | None:
+    def signs(self, name_or_id: str) -> ContainerSigns | None:
+        def seen() -> ContainerSigns | None:
             one = self._find(name_or_id)
-            return one.tx if one is not None and one.state == "running" else None
+            running = one is not None and one.state == "running"
+            return ContainerSigns(one.tx, one.cpu_ns, one.execs) if one is not None and running else None
 
-        return self._do("tx_bytes", name_or_id, sent)
+        return self._do("signs", name_or_id, seen)
 
     def tail(self, name_or_id: str, lines: int = 10) -> str:
         def tail() -> str:

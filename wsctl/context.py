@@ -189,6 +189,23 @@ class App:
 
         return self.start_gate.starting(node, token, cancelled=cancelled)
 
+    @property
+    def notify(self) -> Callable[[Mapping[str, object]], None] | None:
+        """Tells the hook of the inventory about somebody who will be stopped; None if there is none."""
+        reap = self.inventory.reap
+        if not reap.gives_notice:
+            return None
+
+        def tell(message: Mapping[str, object]) -> None:
+            from wsctl.hooks import post, run
+
+            if reap.hook is not None:
+                run(reap.hook, message, reap.timeout_s)
+            elif reap.url is not None:
+                post(reap.url, message, reap.timeout_s)
+
+        return tell
+
     @cached_property
     def actor(self) -> Actor:
         """Who runs this command."""

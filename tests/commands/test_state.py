@@ -94,6 +94,7 @@ def test_somebody_elses_database_is_10(desk: Desk) -> None:
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_a_read_only_database_refuses_every_writer(alice: Desk, what: str) -> None:
     source = alice.state.read_bytes()
+    alice.clock.advance(3600)  # type: ignore[union-attr]
     with as_nobody() as folder:
         (folder / "inventory.yaml").write_text(INVENTORY)
         state = folder / "wsctl.db"

@@ -25,7 +25,12 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "restart": Entry("life:restart", "Stop and start workspaces, or make them anew with --recreate."),
     "rm": Entry("life:rm", "Remove workspaces; the files stay unless --purge-data."),
     "touch": Entry("activity:touch", "Record that users are active now."),
-    "reap-idle": Entry("activity:reap_idle", "Stop workspaces that nobody uses (the cron job)."),
+    "reap-idle": Entry("reap:reap_idle", "Stop workspaces that nobody uses (the cron job)."),
+    "activity": {
+        "ingest": Entry("activity:ingest", "Record activity from the gateway's access log."),
+        "ls": Entry("activity:ls", "List the access logs that are ingested."),
+        "forget": Entry("activity:forget", "Forget an access log that isn't ingested any more."),
+    },
     "reconcile": Entry("reconcile:reconcile", "Find what differs from the state, and repair what is safe."),
     "render-gateway": Entry("gateway:render_gateway", "Write the Nginx route map, or the snippet that goes with it."),
     "audit": Entry("audit:audit", "Show what was done and by whom, export it, or check that it is whole."),
@@ -54,6 +59,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
 }
 
 GROUP_HELP = {
+    "activity": "Who is active: the gateway's access log.",
     "node": "Nodes: list, check, trust, cordon.",
     "lease": "Leases: who is acting on what.",
     "db": "The state database's schema.",

@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from wsctl.model import LABEL_CLUSTER, LABEL_GENERATION, LABEL_SPEC, LABEL_USER, Container, Resources, is_user_id
+from wsctl.model import (
+    LABEL_CLUSTER,
+    LABEL_GENERATION,
+    LABEL_SPEC,
+    LABEL_USER,
+    Container,
+    Resources,
+    is_user_id,
+)
 from wsctl.ports import ContainerSpec
+from wsctl.signals import ContainerSigns
 
 CAPABILITIES = (
     "CHOWN",
@@ -107,6 +116,17 @@ def _published(ports: Iterable[Mapping[str, Any]]) -> tuple[str | None, int | No
             address = port.get("IP")
             return (str(address) if address else None), number
     return None, None
+
+
+def signs_of(stats: Mapping[str, Any], inspected: Mapping[str, Any]) -> ContainerSigns:
+    """Signs of life, from `GET /containers/{id}/stats` and the inspection of a running container."""
+    used = ((stats.get("cpu_stats") or {}).get("cpu_usage") or {}).get("total_usage")
+    execs = inspected.get("ExecIDs")
+    return ContainerSigns(
+        tx_bytes=sent_bytes(stats),
+        cpu_ns=used if isinstance(used, int) and used > 0 else None,
+        execs=len(execs) if isinstance(execs, list) else 0,
+    )
 
 
 def sent_bytes(stats: Mapping[str, Any]) -> int | None:
