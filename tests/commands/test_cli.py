@@ -61,6 +61,7 @@ for reader in (
     "node trust",
     "audit",
     "activity ls",
+    "systemd print",
 ):
     WRITERS.remove(reader)
 WRITERS = [name for name in WRITERS if not name.startswith("inventory")]

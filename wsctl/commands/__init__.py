@@ -34,6 +34,10 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "reconcile": Entry("reconcile:reconcile", "Find what differs from the state, and repair what is safe."),
     "render-gateway": Entry("gateway:render_gateway", "Write the Nginx route map, or the snippet that goes with it."),
     "audit": Entry("audit:audit", "Show what was done and by whom, export it, or check that it is whole."),
+    "systemd": {
+        "print": Entry("systemd:print_", "Print units or cron lines that run wsctl regularly."),
+        "install": Entry("systemd:install", "Write the units."),
+    },
     "node": {
         "ls": Entry("node:ls", "List nodes with state, load and reachability."),
         "show": Entry("node:show", "Show one node and who lives there."),
@@ -60,6 +64,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
 
 GROUP_HELP = {
     "activity": "Who is active: the gateway's access log.",
+    "systemd": "Running reap-idle and reconcile regularly.",
     "node": "Nodes: list, check, trust, cordon.",
     "lease": "Leases: who is acting on what.",
     "db": "The state database's schema.",
