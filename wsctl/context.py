@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from wsctl.model import Node
-from wsctl.ports import Clock, Engine, Gateway, Leases
+from wsctl.ports import Clock, Commands, Engine, Gateway, Leases
 from wsctl.records import Actor
 from wsctl.routes import GatewayHost
 
@@ -54,6 +54,9 @@ class Fleet(Protocol):
 
     def warm(self, names: Iterable[str]) -> None:
         """Begin to connect in the background."""
+
+    def commands(self, name: str) -> Commands:
+        """Commands on the node, for checks."""
 
     def scan_host_key(self, name: str) -> HostKey:
         """The host key that the node presents."""

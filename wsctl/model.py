@@ -306,13 +306,14 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What an engine says about itself: versions, CPUs, memory in bytes, and how many containers run in all."""
+    """What an engine says about itself: versions, CPUs, memory in bytes, how many containers run in all, its time."""
 
     version: str
     api_version: str
     ncpu: int
     memory_bytes: int
     containers_running: int
+    system_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

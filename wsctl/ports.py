@@ -273,6 +273,9 @@ class Store(Protocol):
     def finish_request(self, request_id: str, answer: str) -> None:
         """Record the first result (JSON) of a request id; a second one is ignored."""
 
+    def database_time(self) -> datetime:
+        """The database's clock (SQLite: this machine's)."""
+
     def schema_version(self) -> int:
         """The version of the database's schema; 0 for an empty database."""
 
@@ -327,6 +330,13 @@ class Leases(Protocol):
 
     def close(self) -> None:
         """Give up the connection."""
+
+
+class Commands(Protocol):
+    """Commands on one node, for checks only: nothing that users depend on needs a shell there."""
+
+    def run(self, argv: Sequence[str]) -> tuple[int, str]:
+        """Run a command to its end: exit code and what it said. Raises `NodeError` when it couldn't be run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ for reader in (
     "audit",
     "activity ls",
     "systemd print",
+    "doctor",
 ):
     WRITERS.remove(reader)
 WRITERS = [name for name in WRITERS if not name.startswith("inventory")]

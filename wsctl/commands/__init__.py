@@ -41,7 +41,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "node": {
         "ls": Entry("node:ls", "List nodes with state, load and reachability."),
         "show": Entry("node:show", "Show one node and who lives there."),
-        "check": Entry("node:check", "Check nodes: reach, host key, engine, image."),
+        "check": Entry("node:check", "Check nodes: reach, engine, time, image, disk, sshd."),
         "trust": Entry("node:trust", "Trust a node's SSH host key after comparing its fingerprint."),
         "cordon": Entry("node:cordon", "Let no new users onto nodes; those there stay."),
         "uncordon": Entry("node:uncordon", "Let new users onto nodes again."),
@@ -59,6 +59,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
         "show": Entry("inventory:show", "Show the inventory with every default filled in."),
         "schema": Entry("inventory:schema", "Print the inventory's JSON Schema, for editors."),
     },
+    "doctor": Entry("doctor:doctor", "Check this side: inventory, database, coordination, keys, disk."),
     "init": Entry("init:init", "Write a starting inventory."),
 }
 

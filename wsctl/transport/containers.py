@@ -6,7 +6,9 @@ every container that wsctl creates. Not responsible for: requests (`engine`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from wsctl.model import (
@@ -127,6 +129,17 @@ def signs_of(stats: Mapping[str, Any], inspected: Mapping[str, Any]) -> Containe
         cpu_ns=used if isinstance(used, int) and used > 0 else None,
         execs=len(execs) if isinstance(execs, list) else 0,
     )
+
+
+def time_of(text: object) -> datetime | None:
+    """A time as engines write it, which has more digits than Python reads; None if there is none."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?\d*(Z|[+-]\d\d:\d\d)", str(text), re.ASCII)
+    if found is None:
+        return None
+    try:
+        return datetime.fromisoformat(f"{found[1]}{found[2] or ''}{found[3].replace('Z', '+00:00')}").astimezone(UTC)
+    except ValueError:
+        return None
 
 
 def sent_bytes(stats: Mapping[str, Any]) -> int | None:

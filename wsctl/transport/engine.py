@@ -72,6 +72,7 @@ class DockerEngine:
             ncpu=int(info.get("NCPU") or 0),
             memory_bytes=int(info.get("MemTotal") or 0),
             containers_running=int(info.get("ContainersRunning") or 0),
+            system_time=containers.time_of(info.get("SystemTime")),
         )
 
     def containers(self) -> list[Container]:
