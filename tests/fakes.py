@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from wsctl.model import (
     is_user_id,
 )
 from wsctl.ports import ContainerSpec
+from wsctl.signals import ContainerSigns
 
 T = TypeVar("T")
 
@@ -65,6 +66,8 @@ class FakeContainer:
     tx: int | None = 0
     output: str = ""
     ready: bool = True
+    cpu_ns: int | None = 0
+    execs: int = 0
 
 
 @dataclass
@@ -89,6 +92,7 @@ class FakeEngine:
     api_version: str = "1.41"
     ncpu: int = 4
     memory_bytes: int = 8 * 1024**3
+    system_time: datetime | None = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
     def __post_init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
@@ -170,7 +174,7 @@ class FakeEngine:
 
     def _facts(self) -> EngineFacts:
         running = sum(1 for one in self._held.values() if one.state == "running")
-        return EngineFacts(self.version, self.api_version, self.ncpu, self.memory_bytes, running)
+        return EngineFacts(self.version, self.api_version, self.ncpu, self.memory_bytes, running, self.system_time)
 
     def containers(self) -> list[Container]:
         return self._do("containers", "", lambda: [_listed(one) for one in self._held.values()])
@@ -217,7 +221,7 @@ class FakeEngine:
                 said = f"Bind for {one.spec.address}:{one.spec.host_port} failed: port is already allocated"
                 raise PortTaken(self.name, said, details={"status": 500})
             one.state = "running"
-            one.tx = 0
+            one.tx = one.cpu_ns = one.execs = 0
             if one.spec.source != "/":
                 # A folder that is to be mounted and has gone since is made again.
                 self.data.add(one.spec.source.rsplit("/", 1)[-1])
@@ -269,12 +273,13 @@ class FakeEngine:
 
         return self._do("await_ready", name_or_id, wait)
 
-    def tx_bytes(self, name_or_id: str) -> int | None:
-        def sent() -> int | None:
+    def signs(self, name_or_id: str) -> ContainerSigns | None:
+        def seen() -> ContainerSigns | None:
             one = self._find(name_or_id)
-            return one.tx if one is not None and one.state == "running" else None
+            running = one is not None and one.state == "running"
+            return ContainerSigns(one.tx, one.cpu_ns, one.execs) if one is not None and running else None
 
-        return self._do("tx_bytes", name_or_id, sent)
+        return self._do("signs", name_or_id, seen)
 
     def tail(self, name_or_id: str, lines: int = 10) -> str:
         def tail() -> str:
@@ -365,6 +370,32 @@ def _listed(one: FakeContainer) -> Container:
     """As the engine's list has it: the ports of one that doesn't run aren't there."""
     found = _inspected(one)
     return found if one.state == "running" else replace(found, address=None, host_port=None)
+
+
+GOOD_MACHINE = """\
+==root there
+==disk /dev/vda1 100000000 40000000 60000000 40% /srv
+==inodes /dev/vda1 6000000 600000 5400000 10% /srv
+==rsync rsync  version 3.2.7  protocol version 31
+==sshd maxsessions 10
+==sshd maxstartups 10:30:100
+==asked
+==end
+"""
+
+
+@dataclass
+class FakeCommands:
+    """A node's shell that says the same to everything; `error`: it can't be reached."""
+
+    said: str = GOOD_MACHINE
+    code: int = 0
+    error: Exception | None = None
+
+    def run(self, argv: Sequence[str]) -> tuple[int, str]:
+        if self.error is not None:
+            raise self.error
+        return self.code, self.said
 
 
 class FakeFleet:

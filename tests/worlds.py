@@ -232,12 +232,12 @@ class Commands:
 # ------------------------------------------------------------------------------------------------------- the wire
 
 WRITES = (
-    "reserve", "claim", "settle", "release", "set_mark", "touch", "save_samples", "append_audit", "recount",
-    "begin_request", "finish_request",
+    "reserve", "claim", "settle", "release", "set_mark", "touch", "save_samples", "set_notes", "append_audit",
+    "recount", "begin_request", "finish_request",
 )  # fmt: skip
 CALLS = (
     "facts", "containers", "container", "has_image", "pull", "create", "start", "stop", "rename", "remove",
-    "await_ready", "tx_bytes", "purge_data",
+    "await_ready", "signs", "purge_data",
 )  # fmt: skip
 EFFECTS = {"pull", "create", "start", "stop", "rename", "remove", "purge_data", *WRITES}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from wsctl.model import Node
-from wsctl.ports import Clock, Engine, Gateway, Leases
+from wsctl.ports import Clock, Commands, Engine, Gateway, Leases
 from wsctl.records import Actor
 from wsctl.routes import GatewayHost
 
@@ -54,6 +54,9 @@ class Fleet(Protocol):
 
     def warm(self, names: Iterable[str]) -> None:
         """Begin to connect in the background."""
+
+    def commands(self, name: str) -> Commands:
+        """Commands on the node, for checks."""
 
     def scan_host_key(self, name: str) -> HostKey:
         """The host key that the node presents."""
@@ -188,6 +191,23 @@ class App:
             return False
 
         return self.start_gate.starting(node, token, cancelled=cancelled)
+
+    @property
+    def notify(self) -> Callable[[Mapping[str, object]], None] | None:
+        """Tells the hook of the inventory about somebody who will be stopped; None if there is none."""
+        reap = self.inventory.reap
+        if not reap.gives_notice:
+            return None
+
+        def tell(message: Mapping[str, object]) -> None:
+            from wsctl.hooks import post, run
+
+            if reap.hook is not None:
+                run(reap.hook, message, reap.timeout_s)
+            elif reap.url is not None:
+                post(reap.url, message, reap.timeout_s)
+
+        return tell
 
     @cached_property
     def actor(self) -> Actor:

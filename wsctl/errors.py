@@ -196,6 +196,13 @@ class NotReady(EngineError):
     code = "not-ready"
 
 
+class HookError(WsctlError):
+    """A hook of the operator's failed, so that nobody was told."""
+
+    exit_code = 9
+    code = "hook"
+
+
 class PartialFailure(WsctlError):
     """Some targets failed. Those that succeeded are done and reported."""
 

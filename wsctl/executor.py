@@ -26,7 +26,6 @@ from wsctl.model import (
     LABEL_GENERATION,
     LABEL_SPEC,
     LABEL_USER,
-    NetworkSample,
     Node,
     Placement,
     PlacementState,
@@ -53,6 +52,7 @@ from wsctl.plan import (
 )
 from wsctl.ports import Clock, Conflict, ContainerSpec, EngineFactory, Reservation, Store
 from wsctl.records import AuditEntry
+from wsctl.signals import NetworkSample
 
 Starting = Callable[[str, str, Callable[[], None]], AbstractContextManager[None]]
 """Waits for a free place among the containers that may be starting on a node at once: node, token of the operation,
@@ -299,7 +299,7 @@ class _Run:
             return  # it ran before we came: what it has sent since the last look may be a user's
         container_id = self.container_id or self._id_of_the_started(step)
         if container_id is not None:
-            self.executor.store.save_samples([NetworkSample(step.user, container_id, self.sent_bytes, now)])
+            self.executor.store.save_samples([NetworkSample(step.user, container_id, self.sent_bytes, now, 0)])
 
     def _id_of_the_started(self, step: Settle) -> str | None:
         # Without it the reaper will only know less, and keep the workspace: no reason to call this a failure.

@@ -225,6 +225,8 @@ class WorkspaceSpec:
     command: tuple[str, ...] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     idle_after_s: float | None = 1800.0
+    max_age_s: float | None = None
+    busy_cpus: float | None = 0.2
     ready: ReadyProbe | None = None
     pull: PullPolicy = PullPolicy.MISSING
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -304,13 +306,14 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What an engine says about itself: versions, CPUs, memory in bytes, and how many containers run in all."""
+    """What an engine says about itself: versions, CPUs, memory in bytes, how many containers run in all, its time."""
 
     version: str
     api_version: str
     ncpu: int
     memory_bytes: int
     containers_running: int
+    system_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,21 +375,11 @@ class ClusterView:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """When a user was last seen to be active, and by which signal (`touch`, `start`, `network`)."""
+    """When a user was last seen to be active, and by which signal (`touch`, `start`, `network` …)."""
 
     user: str
     last_active_at: datetime
     source: str
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkSample:
-    """A container's sent bytes at a moment; two of them tell whether it answered anybody in between."""
-
-    user: str
-    container_id: str
-    tx_bytes: int
-    observed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,52 +7,55 @@ is done about a node that fails (operators, `node cordon`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from datetime import datetime
 
 from wsctl.errors import NodeError
+from wsctl.findings import Check, CheckStatus
+from wsctl.machinecheck import check_machine
 from wsctl.model import EngineFacts, Node, PullPolicy, WorkspaceSpec
-from wsctl.ports import Engine, EngineFactory
+from wsctl.ports import Clock, Commands, Engine, EngineFactory
 from wsctl.text import human_bytes, human_cpus
 
 OLDEST_API = (1, 41)
 """Docker Engine 20.10, the oldest that wsctl is tested with."""
 
-
-class CheckStatus(StrEnum):
-    """What a check found. WARN doesn't keep the node from working."""
-
-    OK = "OK"
-    WARN = "WARN"
-    FAIL = "FAIL"
+SKEW_S = (2.0, 60.0)
+"""Seconds that a clock may be off before it is a WARN, and a FAIL. Nothing here is decided by a node's clock, but
+certificates and whoever compares logs depend on it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the report."""
-
-    check: str
-    status: CheckStatus
-    detail: str
-    fix: str | None = None
-
-    def to_dict(self) -> dict[str, object]:
-        """For JSON and tables."""
-        return {**asdict(self), "status": self.status.value}
-
-
-def check_node(node: Node, engines: EngineFactory, specs: Sequence[WorkspaceSpec]) -> list[Check]:
+def check_node(
+    node: Node, engines: EngineFactory, specs: Sequence[WorkspaceSpec], commands: Commands, clock: Clock
+) -> list[Check]:
     """All checks of one node, each depending on those before; what follows a failed reach is left out."""
     try:
         engine = engines(node.name)
+        before = clock.now()
         facts = engine.facts()
+        after = clock.now()
     except NodeError as error:
         return [Check("reach", CheckStatus.FAIL, error.reason, error.hint)]
     way = "this machine's socket" if node.is_local else f"SSH to {node.address}"
     found = [Check("reach", CheckStatus.OK, f"{way}, ports on {engine.address}"), _check_api(facts)]
     found += [_check_memory(node, facts), _check_cpus(node, facts)]
+    found += [
+        check_time("its engine", facts.system_time, before, after, f"timedatectl set-ntp true   # on {node.name}")
+    ]
     found += [_check_image(node, engine, image, specs) for image in sorted({spec.image for spec in specs})]
-    return found
+    return found + check_machine(node, commands)
+
+
+def check_time(whose: str, said: datetime | None, before: datetime, after: datetime, fix: str) -> Check:
+    """A clock that was read between `before` and `after` of ours. What lies in between counts as right."""
+    if said is None:
+        return Check("time", CheckStatus.WARN, f"{whose} doesn't say what time it is")
+    ahead = (said - after).total_seconds()
+    behind = (before - said).total_seconds()
+    off = max(ahead, behind, 0.0)
+    text = f"{whose} is {off:.1f} s {'ahead of' if ahead > behind else 'behind'} this machine"
+    if off < SKEW_S[0]:
+        return Check("time", CheckStatus.OK, f"{whose} has this machine's time, within {max(off, 0.1):.1f} s")
+    return Check("time", CheckStatus.FAIL if off >= SKEW_S[1] else CheckStatus.WARN, text, fix)
 
 
 def _check_api(facts: EngineFacts) -> Check:

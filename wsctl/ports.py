@@ -20,7 +20,6 @@ from wsctl.model import (
     DamagedPlacement,
     EngineFacts,
     LeaseInfo,
-    NetworkSample,
     NodeMark,
     NodeState,
     Placement,
@@ -30,6 +29,7 @@ from wsctl.model import (
     Usage,
 )
 from wsctl.records import AuditEntry, AuditRow, RequestRecord
+from wsctl.signals import ContainerSigns, NetworkSample, Note
 
 
 class Clock(Protocol):
@@ -105,8 +105,9 @@ class Engine(Protocol):
         """Return once the probe passes: about how many bytes the container sent for it, to be told from its users'
         traffic. Raises `NotReady` (with the last log lines) at the timeout or when the container exits before."""
 
-    def tx_bytes(self, name_or_id: str) -> int | None:
-        """Bytes the container has sent since it started; None if it doesn't run or the engine has no figure."""
+    def signs(self, name_or_id: str) -> ContainerSigns | None:
+        """The container's signs of life; None if it doesn't run. Two requests; Docker before 23 takes up to a second
+        for the answer, but many asked at once are answered together."""
 
     def tail(self, name_or_id: str, lines: int = 10) -> str:
         """The last lines of the container's output: untrusted text."""
@@ -221,7 +222,15 @@ class Store(Protocol):
         """Rises by one with each write that changes what the gateway must route. Never falls."""
 
     def touch(self, users: Collection[str], at: datetime, source: str) -> None:
-        """Record activity; an older time never replaces a newer one. Unknown users are recorded too."""
+        """Record activity; an older time never replaces a newer one. Unknown users are recorded too.
+
+        The first one after the table was emptied is also remembered as the time since when there are data."""
+
+    def activity_since(self) -> datetime | None:
+        """Since when activity is recorded without a gap; None if that isn't known (nothing is recorded yet)."""
+
+    def touch_at(self, times: Mapping[str, datetime], source: str) -> None:
+        """As `touch`, with a time for each user."""
 
     def activity(self, users: Collection[str] | None = None) -> Mapping[str, Activity]:
         """The newest activity of the users (None: all)."""
@@ -231,6 +240,15 @@ class Store(Protocol):
 
     def save_samples(self, samples: Sequence[NetworkSample]) -> None:
         """Replace the users' network samples."""
+
+    def notes(self, topic: str, subjects: Collection[str] | None = None) -> Mapping[str, Note]:
+        """What is remembered under a topic about the subjects (None: all)."""
+
+    def set_notes(self, topic: str, values: Mapping[str, str], at: datetime) -> None:
+        """Remember a value about each subject, in place of what was known."""
+
+    def drop_notes(self, topic: str, subjects: Collection[str]) -> None:
+        """Forget what is remembered about the subjects."""
 
     def recount(self, node: str) -> bool:
         """Set what is taken on the node to what its placements add up to; False if it was right already."""
@@ -256,6 +274,9 @@ class Store(Protocol):
 
     def finish_request(self, request_id: str, answer: str) -> None:
         """Record the first result (JSON) of a request id; a second one is ignored."""
+
+    def database_time(self) -> datetime:
+        """The database's clock (SQLite: this machine's)."""
 
     def schema_version(self) -> int:
         """The version of the database's schema; 0 for an empty database."""
@@ -311,6 +332,13 @@ class Leases(Protocol):
 
     def close(self) -> None:
         """Give up the connection."""
+
+
+class Commands(Protocol):
+    """Commands on one node, for checks only: nothing that users depend on needs a shell there."""
+
+    def run(self, argv: Sequence[str]) -> tuple[int, str]:
+        """Run a command to its end: exit code and what it said. Raises `NodeError` when it couldn't be run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,56 +1,74 @@
-"""Stopping the idle: gathers the evidence, asks the planner, and stops through the one pipeline.
+"""Stopping the idle: has the evidence gathered, asks the planner, gives notice, stops through the one pipeline.
 
-Responsible for reading activity and network counters (once for everybody, and again for each user under their lease
-right before the stop), and for recording what was seen. Not responsible for the verdict (`planner.idle`) nor for the
-stop itself (`workflow`). When in doubt, it keeps.
+Responsible for the order of these: everybody is looked at once, and each user again under their lease right before the
+stop; a notice is given once per idle period, whoever runs. Not responsible for the verdict (`planner.idle`), for
+evidence (`evidence`), nor for the stop itself (`workflow`). When in doubt, it keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from wsctl import observe
-from wsctl.errors import LeaseHeld, NodeError
-from wsctl.model import ClusterView, NetworkSample, PlacementState, WorkspaceSpec
+from wsctl.errors import LeaseHeld, WsctlError
+from wsctl.evidence import NOTICES, Gatherer, Rules, Seen
+from wsctl.model import ClusterView, PlacementState
 from wsctl.plan import Work
-from wsctl.planner import Decision, IdleEvidence, IdleVerdict, Verdict, judge_idle, plan_stop
+from wsctl.planner import Decision, IdleVerdict, Verdict, judge_idle, plan_stop
 from wsctl.transport.fanout import run as fan_out
 from wsctl.workflow import Operation, Options, Outcome, Workflow, World
 
-COUNTERS_PARALLEL = 16
-"""Counter requests at once over all nodes; each takes a few ms of the engine's time."""
+NOTICES_AT_ONCE = 8
+
+Notify = Callable[[Mapping[str, object]], None]
+"""Tells about one user who will be stopped. Raises `WsctlError` when it failed: then it counts as not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReapOptions:
-    """`idle_s` overrides every class's idle_after (seconds); `users` limits the run; `limit` bounds how many are
-    stopped; `dry_run` changes nothing, not even the recorded counters.
+    """`idle_s` overrides every limit that isn't never (seconds), `user_limits` are users' own; `users` limits the run;
+    `limit` bounds how many are stopped; `dry_run` changes nothing, not even the recorded counters; `thorough` also asks
+    the containers of those who can't be idle yet. With `notify`, users are told `notice_s` seconds before a stop.
     """
 
     idle_s: float | None = None
+    user_limits: Mapping[str, float | None] = field(default_factory=dict)
     users: Sequence[str] | None = None
     dry_run: bool = False
+    thorough: bool = False
     limit: int | None = None
+    notify: Notify | None = None
+    notice_s: float = 600.0
 
 
 class Reaper:
-    """One run of the reaper."""
+    """One run of the reaper. `unheard` are users whose notice failed, with why."""
 
     def __init__(self, world: World, options: ReapOptions) -> None:
         self._world = world
         self._options = options
         self._workflow = Workflow(world)
-        self._before: Mapping[str, NetworkSample] = {}
+        notice_s = options.notice_s if options.notify is not None else None
+        rules = Rules(world.classes, options.user_limits, options.idle_s, notice_s)
+        self._gatherer = Gatherer(world.store, world.engines, world.clock, rules)
+        self.unheard: dict[str, str] = {}
 
     def run(self, report: Callable[[Outcome], None] = lambda outcome: None) -> list[IdleVerdict]:
         """Judge everybody, stop the idle (unless it is a dry run), and say what became of each, sorted by user."""
         view = self._look()
-        verdicts = self._judge_all(view)
+        users = self._users(view)
+        seen = self._gatherer.gather(view, users, thorough=self._options.thorough)
+        verdicts = [judge_idle(user, view, seen.evidence[user], seen.limits[user], seen.at) for user in users]
+        if self._options.dry_run:
+            return verdicts
+        self._gatherer.record(seen, verdicts)
+        self._give_notice(verdicts, seen)
         idle = [item.user for item in verdicts if item.verdict is Verdict.WOULD_STOP]
         if self._options.limit is not None:
             idle = idle[: self._options.limit]
-        if self._options.dry_run or not idle:
+        if not idle:
             return verdicts
         operation = Operation("reap-idle", tuple(idle), self._decide_again, asks=True)
         outcomes = {o.target: o for o in self._workflow.run(operation, Options(report=report))}
@@ -71,69 +89,51 @@ class Reaper:
             if user in view.placements and view.placements[user].state is not PlacementState.STOPPED
         )
 
-    def _judge_all(self, view: ClusterView) -> list[IdleVerdict]:
-        users = self._users(view)
-        store, now = self._world.store, self._world.clock.now()
-        activity, self._before = store.activity(users), store.samples()
-        counters = self._counters(view, users)
-        verdicts = [
-            judge_idle(
-                user,
-                view,
-                IdleEvidence(activity.get(user), self._before.get(user), counters.get(user)),
-                self._limit(user, view),
-                now,
-            )
-            for user in users
-        ]
-        if not self._options.dry_run:
-            store.save_samples(list(counters.values()))
-            seen = [item.user for item in verdicts if item.traffic_at is not None]
-            if seen:
-                store.touch(seen, now, "network")
-        return verdicts
-
-    def _counters(self, view: ClusterView, users: Sequence[str]) -> dict[str, NetworkSample]:
-        """A fresh network sample of each user whose container runs on a node that answers."""
-        wanted = {
-            user: (view.placements[user].node, container.id)
-            for user in users
-            if (node := view.nodes.get(view.placements[user].node)) is not None
-            and (container := node.container_of(user)) is not None
-            and container.is_running
-        }
-
-        def read(user: str) -> NetworkSample | None:
-            node, container_id = wanted[user]
-            sent = self._world.engines(node).tx_bytes(container_id)
-            return None if sent is None else NetworkSample(user, container_id, sent, self._world.clock.now())
-
-        results = fan_out(wanted, read, parallel=COUNTERS_PARALLEL)
-        for result in results.values():
-            # A node that stops answering now makes its users unknown, which keeps them; anything else is a bug.
-            if isinstance(result, Exception) and not isinstance(result, NodeError):
-                raise result
-        return {user: sample for user, sample in results.items() if isinstance(sample, NetworkSample)}
-
     def _decide_again(self, user: str, view: ClusterView) -> Decision:
         """Under the user's lease: everything is read anew, for they may have come back since the first look."""
-        placement = view.placements.get(user)
-        if placement is None:
+        if user not in view.placements:
             return Decision(user, Work(user, "unchanged"))
-        store = self._world.store
-        evidence = IdleEvidence(
-            store.activity([user]).get(user), self._before.get(user), self._counters(view, [user]).get(user)
-        )
-        verdict = judge_idle(user, view, evidence, self._limit(user, view), self._world.clock.now())
+        seen = self._gatherer.gather(view, [user], thorough=True)
+        verdict = judge_idle(user, view, seen.evidence[user], seen.limits[user], seen.at)
         if verdict.verdict is not Verdict.WOULD_STOP:
             return Decision(user, Work(user, verdict.reason))
         return plan_stop(user, view, cause=verdict.reason)
 
-    def _limit(self, user: str, view: ClusterView) -> float | None:
-        spec: WorkspaceSpec | None = self._world.classes.get(view.placements[user].workspace_class)
-        if spec is None or spec.idle_after_s is None:
-            return None
-        return spec.idle_after_s if self._options.idle_s is None else self._options.idle_s
+    def _give_notice(self, verdicts: Sequence[IdleVerdict], seen: Seen) -> None:
+        """Tell those who will be stopped soon, and remember whom; a notice that failed is tried again the next run."""
+        notify, store = self._options.notify, self._world.store
+        due = {item.user: item for item in verdicts if item.notice is not None}
+        if notify is None or not due:
+            return
+        try:
+            with self._world.leases.acquire(["reap:notice"], command="reap-idle"):
+                given = store.notes(NOTICES, due)
+                due = {
+                    user: item for user, item in due.items() if user not in given or given[user].value != item.notice
+                }
+                results = fan_out(due, lambda user: notify(_message(due[user], seen.at)), parallel=NOTICES_AT_ONCE)
+                heard = {user: due[user].notice or "" for user, result in results.items() if result is None}
+                store.set_notes(NOTICES, heard, self._world.clock.now())
+        except LeaseHeld:
+            return  # the other run tells them
+        for user, result in results.items():
+            if isinstance(result, WsctlError):
+                self.unheard[user] = result.message
+            elif isinstance(result, Exception):
+                raise result
+
+
+def _message(item: IdleVerdict, now: datetime) -> Mapping[str, object]:
+    """What a hook is told."""
+    return {
+        "event": "idle-notice",
+        "user": item.user,
+        "node": item.node,
+        "reason": item.reason,
+        "last_active_at": item.last_active_at,
+        "stops_at": item.stops_at,
+        "now": now,
+    }
 
 
 def _with_outcome(item: IdleVerdict, outcome: Outcome | None) -> IdleVerdict:

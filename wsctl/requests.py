@@ -172,13 +172,17 @@ def _values(outcome: Outcome) -> dict[str, object]:
         "placement": placement_values(outcome.placement),
         "warnings": list(outcome.work.warnings) if outcome.work is not None else [],
         "explain": dict(outcome.explain),
+        "ready_ms": outcome.ready_ms,
     }
 
 
 def _from_values(values: Mapping[str, Any]) -> Outcome:
     work = Work(values["target"], values["action"], warnings=tuple(values["warnings"]))
     placement = placement_of(values["placement"])
-    return Outcome(values["target"], values["action"], placement, work=work, explain=values["explain"])
+    ready_ms = values.get("ready_ms")
+    return Outcome(
+        values["target"], values["action"], placement, work=work, ready_ms=ready_ms, explain=values["explain"]
+    )
 
 
 def _text(value: object) -> str:

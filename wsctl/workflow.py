@@ -28,7 +28,7 @@ from wsctl.errors import (
 from wsctl.executor import Executor, Ran, Starting, at_once
 from wsctl.knowledge import Knowledge, is_unasked
 from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceSpec
-from wsctl.plan import Plan, Reserve, Work
+from wsctl.plan import Plan, Reserve, StartContainer, Work
 from wsctl.planner import Decision, plan_undo
 from wsctl.ports import Clock, EngineFactory, Leases, Store
 from wsctl.records import Actor
@@ -81,13 +81,15 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one target: the action that was (or, in a dry run, would be) taken, or the error."""
+    """What became of one target: the action that was (or, in a dry run, would be) taken, or the error. `ready_ms` is
+    how long it took from the beginning of a start until the workspace answered."""
 
     target: str
     action: str
     placement: Placement | None = None
     error: WsctlError | None = None
     work: Work | None = None
+    ready_ms: float | None = None
     explain: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -274,7 +276,7 @@ class Workflow:
 
     def _carry_out(self, operation: Operation, decision: Decision, view: ClusterView, executor: Executor) -> Outcome:
         """Do what was decided; after a setback that leaves the way open, look and decide again."""
-        target, action = decision.target, ""
+        target, action, began = decision.target, "", self.world.clock.now()
         for _ in range(len(self.world.nodes) + RETRIES):
             work = decision.work
             if work is None:
@@ -285,7 +287,9 @@ class Workflow:
                 return Outcome(target, action, before, work=work, explain=decision.explain)
             ran = executor.attempt(work, operation.spec(target, view), before)
             if ran.error is None:
-                return Outcome(target, action, ran.placement, work=work, explain=decision.explain)
+                started = any(isinstance(step, StartContainer) for step in work.steps)
+                ready_ms = (self.world.clock.now() - began).total_seconds() * 1000 if started else None
+                return Outcome(target, action, ran.placement, work=work, ready_ms=ready_ms, explain=decision.explain)
             try:
                 again = self._after(operation, target, ran, executor)
             except WsctlError as worse:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.builders import CLUSTER, IMAGE
-from tests.fakes import FakeClock, FakeEngine, FakeFleet
+from tests.fakes import FakeClock, FakeCommands, FakeEngine, FakeFleet
 from tests.gateways import FakeGateways
 from wsctl.cli import main
 from wsctl.context import SystemClock, Wiring
@@ -56,6 +56,7 @@ class Reached:
     key: HostKey = KEY
     trusted: list[tuple[str, HostKey]] = field(default_factory=list)
     warmed: list[str] = field(default_factory=list)
+    machines: dict[str, FakeCommands] = field(default_factory=dict)
     opened: int = 0
     closed: int = 0
 
@@ -68,6 +69,9 @@ class Reached:
 
     def warm(self, names: Iterable[str]) -> None:
         self.warmed += names
+
+    def commands(self, name: str) -> FakeCommands:
+        return self.machines.get(name, FakeCommands())
 
     def scan_host_key(self, name: str) -> HostKey:
         self.fleet(name)

@@ -78,7 +78,7 @@ def test_check_gives_a_line_a_check_and_a_fix(desk: Desk) -> None:
     for item in result.items:
         assert set(item) == {"node", "check", "status", "detail", "fix"}
     found = {item["check"]: item for item in result.items}
-    assert list(found) == ["reach", "engine", "memory", "cpus", "image"]
+    assert list(found) == ["reach", "engine", "memory", "cpus", "time", "image", "disk", "inodes", "rsync", "sshd"]
     assert found["image"]["status"] == "WARN"
     assert found["image"]["fix"].startswith("docker pull")
 

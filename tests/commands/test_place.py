@@ -29,7 +29,7 @@ def test_a_new_user_as_a_table(desk: Desk) -> None:
 
 def test_a_new_user_as_json_is_the_contract(desk: Desk) -> None:
     found = desk.ok("place", "alice", "-o", "json").json
-    assert set(found) == PLACEMENT | {"schema_version", "action"}
+    assert set(found) == PLACEMENT | {"schema_version", "action", "ready_ms"}
     assert found == {
         "schema_version": 1,
         "user": "alice",
@@ -42,6 +42,7 @@ def test_a_new_user_as_json_is_the_contract(desk: Desk) -> None:
         "last_active_at": "2026-01-01T12:00:00Z",
         "url_path": "/ws/alice/",
         "action": "created",
+        "ready_ms": 0,
     }
 
 
@@ -176,7 +177,7 @@ def test_in_a_batch_only_the_held_user_is_busy_and_that_is_9(alice: Desk) -> Non
     assert result.code == 9
     assert [(item["user"], item["action"]) for item in result.items] == [("alice", "failed"), ("bob", "created")]
     assert result.items[0]["error"]["code"] == "busy"
-    assert set(result.items[1]) == PLACEMENT | {"action"}
+    assert set(result.items[1]) == PLACEMENT | {"action", "ready_ms"}
     assert result.error["code"] == "partial"
     assert result.error["details"]["failed"] == ["alice"]
 

@@ -51,7 +51,7 @@ def test_a_newer_schema_is_refused_by_everybody(alice: Desk, argv: list[str]) ->
 
 
 def test_an_older_schema_is_upgraded_on_demand(alice: Desk) -> None:
-    alice.sql("DROP TABLE retired")
+    alice.sql("DROP TABLE notes")
     alice.sql("DELETE FROM schema_migrations WHERE version = ?", KNOWN)
     result = alice("place", "bob", "-o", "json")
     assert (result.code, result.error["hint"]) == (10, "upgrade it with: wsctl db upgrade")
@@ -94,6 +94,7 @@ def test_somebody_elses_database_is_10(desk: Desk) -> None:
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_a_read_only_database_refuses_every_writer(alice: Desk, what: str) -> None:
     source = alice.state.read_bytes()
+    alice.clock.advance(3600)  # type: ignore[union-attr]
     with as_nobody() as folder:
         (folder / "inventory.yaml").write_text(INVENTORY)
         state = folder / "wsctl.db"

@@ -297,10 +297,11 @@ def test_what_the_probe_cost_is_known_well_enough_for_the_reaper(world: World) -
     world.engine.start(spec.name)
     counted = world.engine.await_ready(spec.name, spec.address, spec.host_port, HTTP)
     time.sleep(0 if isinstance(world.engine, FakeEngine) else 1.5)
-    sent = world.engine.tx_bytes(spec.name)
-    assert sent is not None
-    print(counted, sent)
-    assert 0 <= sent - counted < NOISE_BYTES
+    signs = world.engine.signs(spec.name)
+    assert signs is not None
+    assert signs.tx_bytes is not None
+    print(counted, signs)
+    assert 0 <= signs.tx_bytes - counted < NOISE_BYTES
 
 
 def test_never_ready(world: World) -> None:
@@ -323,15 +324,18 @@ def test_not_ready_because_it_ended(world: World) -> None:
     assert "oh no" in str(caught.value.details["tail"])
 
 
-def test_traffic_of_running_and_other_containers(world: World) -> None:
+def test_signs_of_running_and_other_containers(world: World) -> None:
     spec = world.spec()
     world.engine.create(spec)
-    assert world.engine.tx_bytes(spec.name) is None
+    assert world.engine.signs(spec.name) is None
     world.engine.start(spec.name)
-    sent = world.engine.tx_bytes(spec.name)
-    assert sent is not None
-    assert sent >= 0
-    assert world.engine.tx_bytes("ws-u-nobody-at-all") is None
+    signs = world.engine.signs(spec.name)
+    assert signs is not None
+    assert signs.tx_bytes is not None
+    assert signs.tx_bytes >= 0
+    assert signs.cpu_ns is not None
+    assert signs.execs == 0
+    assert world.engine.signs("ws-u-nobody-at-all") is None
 
 
 def test_tail_of_an_absent_container_is_empty(world: World) -> None:

@@ -16,8 +16,9 @@ import pytest
 from places import Place
 
 from wsctl.errors import SchemaError, WsctlError
-from wsctl.model import Capacity, NetworkSample, NodeState, Placement, PlacementState, Resources, Usage
+from wsctl.model import Capacity, NodeState, Placement, PlacementState, Resources, Usage
 from wsctl.ports import Conflict, Reservation
+from wsctl.signals import NetworkSample
 from wsctl.store import migrations, schema_status, upgrade
 from wsctl.store.store import SqlStore
 

@@ -200,7 +200,7 @@ def test_counters_that_were_never_seen_keep_the_workspace(simple: Site) -> None:
     with sqlite3.connect(simple.folder / "wsctl.db") as db:
         db.execute("DELETE FROM activity")
     second = simple.json("reap-idle", "--idle", "1s")["items"][0]
-    assert (second["verdict"], second["reason"]) == ("unknown", "no activity was ever recorded")
+    assert (second["verdict"], second["reason"]) == ("unknown", "no activity was ever recorded; it counts from now")
     assert simple.containers() != []
 
 

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from tests.builders import IMAGE, RESOURCES, capacity, node
-from tests.fakes import FakeEngine, FakeFleet
-from wsctl.errors import EngineError, HostKeyError
+from tests.fakes import GOOD_MACHINE, FakeClock, FakeCommands, FakeEngine, FakeFleet
+from wsctl.errors import EngineError, HostKeyError, NodeUnreachable
+from wsctl.findings import Check, CheckStatus
+from wsctl.machinecheck import check_machine
 from wsctl.model import PullPolicy, WorkspaceSpec
-from wsctl.nodecheck import Check, CheckStatus, check_node
+from wsctl.nodecheck import check_node
 
 GIB = 1 << 30
 SPEC = WorkspaceSpec(image=IMAGE, resources=RESOURCES)
 ROOM = capacity(memory_bytes=8 * GIB, cpus_milli=4000)
 
 
-def checks(engine: FakeEngine, *specs: WorkspaceSpec, **of_node: Any) -> dict[str, Check]:
+def checks(
+    engine: FakeEngine, *specs: WorkspaceSpec, machine: FakeCommands | None = None, **of_node: Any
+) -> dict[str, Check]:
     """Each check of n1 by its name."""
     of_node.setdefault("capacity", ROOM)
-    found = check_node(node("n1", **of_node), lambda name: engine, specs or (SPEC,))
+    commands = machine or FakeCommands()
+    found = check_node(node("n1", **of_node), lambda name: engine, specs or (SPEC,), commands, FakeClock())
     return {check.check: check for check in found}
 
 
 def test_a_good_node_passes_everything() -> None:
     found = checks(FakeEngine())
-    assert list(found) == ["reach", "engine", "memory", "cpus", "image"]
+    assert list(found) == ["reach", "engine", "memory", "cpus", "time", "image", "disk", "inodes", "rsync", "sshd"]
     assert {check.status for check in found.values()} == {CheckStatus.OK}
     assert {check.fix for check in found.values()} == {None}
     assert found["reach"].detail == "SSH to 10.0.0.11, ports on 10.0.0.1"
@@ -42,7 +49,7 @@ def test_this_machine_is_reached_by_its_socket() -> None:
 def test_what_follows_a_failed_reach_is_left_out() -> None:
     fleet = FakeFleet(["n1"])
     fleet.unreachable["n1"] = HostKeyError("n1", "unknown host key", hint="wsctl node trust n1")
-    assert check_node(node("n1"), fleet, (SPEC,)) == [
+    assert check_node(node("n1"), fleet, (SPEC,), FakeCommands(), FakeClock()) == [
         Check("reach", CheckStatus.FAIL, "unknown host key", "wsctl node trust n1")
     ]
     frozen = FakeEngine()
@@ -94,7 +101,9 @@ def test_every_image_is_checked_once() -> None:
     other = WorkspaceSpec(image="gpu:1", resources=RESOURCES, name="gpu")
     again = WorkspaceSpec(image=IMAGE, resources=RESOURCES, name="small")
     engine = FakeEngine()
-    found = check_node(node("n1", capacity=ROOM), lambda name: engine, (SPEC, other, again))
+    found = check_node(
+        node("n1", capacity=ROOM), lambda name: engine, (SPEC, other, again), FakeCommands(), FakeClock()
+    )
     assert [check.detail for check in found if check.check == "image"] == ["gpu:1 is not on the node", IMAGE]
 
 
@@ -112,3 +121,85 @@ def test_a_check_as_json() -> None:
         "detail": "x",
         "fix": "y",
     }
+
+
+@pytest.mark.parametrize(
+    ("off_s", "status", "text"),
+    [
+        (0, "OK", "its engine has this machine's time, within 0.1 s"),
+        (-1.9, "OK", "its engine has this machine's time, within 1.9 s"),
+        (2, "WARN", "its engine is 2.0 s ahead of this machine"),
+        (-59.9, "WARN", "its engine is 59.9 s behind this machine"),
+        (3600, "FAIL", "its engine is 3600.0 s ahead of this machine"),
+    ],
+)
+def test_the_nodes_clock(off_s: float, status: str, text: str) -> None:
+    found = checks(FakeEngine(system_time=FakeClock().now() + timedelta(seconds=off_s)))["time"]
+    assert (found.status.value, found.detail) == (status, text)
+    assert (found.fix is None) == (status == "OK")
+
+
+def test_an_engine_without_a_clock() -> None:
+    assert checks(FakeEngine(system_time=None))["time"].status is CheckStatus.WARN
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "check", "status", "text"),
+    [
+        ("", "", "disk", "OK", "/srv/workspaces: 57.2 GiB free of 95.4 GiB (40 % used)"),
+        ("40000000 60000000", "85000000 15000000", "disk", "WARN", "(85 % used)"),
+        ("40000000 60000000", "92000000 2000000", "disk", "FAIL", "(98 % used)"),
+        ("40000000 60000000", "92000000 -50", "disk", "FAIL", "(100 % used)"),
+        ("root there", "root absent", "disk", "OK", "it isn't there yet, the engine makes it"),
+        ("disk /dev/vda1", "disk", "disk", "WARN", "the size of /srv/workspaces is unknown"),
+        ("600000 5400000", "5900000 100000", "inodes", "FAIL", "100000 free of 6000000 (98 % used)"),
+        ("6000000 600000 5400000 10%", "0 0 0 -", "inodes", "OK", "doesn't count them"),
+        ("==rsync rsync  version 3.2.7", "==rsync", "rsync", "WARN", "can't be copied"),
+        ("maxsessions 10", "maxsessions 1", "sshd", "WARN", "MaxSessions 1, MaxStartups 10:30:100"),
+        ("maxstartups 10:30:100", "maxstartups 5:30:100", "sshd", "WARN", "MaxStartups 5:30:100"),
+        ("==sshd ", "==x ", "sshd", "WARN", "its limits are unknown: sshd doesn't say"),
+    ],
+)
+def test_the_machine(old: str, new: str, check: str, status: str, text: str) -> None:
+    said = (
+        GOOD_MACHINE.replace("disk /dev/vda1 100000000 40000000 60000000 40%", "disk ")
+        if old == "disk /dev/vda1"
+        else (GOOD_MACHINE.replace(old, new))
+    )
+    found = checks(FakeEngine(), machine=FakeCommands(said))[check]
+    assert (found.status.value, text in found.detail) == (status, True), found
+    assert found.status is CheckStatus.OK or found.fix
+
+
+def test_only_root_may_ask_sshd() -> None:
+    said = "".join(
+        line for line in GOOD_MACHINE.splitlines(keepends=True) if "sshd" not in line and "asked" not in line
+    )
+    assert (
+        checks(FakeEngine(), machine=FakeCommands(said))["sshd"].detail == "its limits are unknown: only root may ask"
+    )
+
+
+def test_shared_storage_needs_no_rsync() -> None:
+    machine = FakeCommands(GOOD_MACHINE.replace("==rsync rsync  version 3.2.7", "==rsync"))
+    shared = replace(node("n1"), storage="shared")
+    found = {check.check: check for check in check_machine(shared, machine)}
+    assert found["rsync"].status is CheckStatus.OK
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        FakeCommands("This account is currently not available.\n", code=1),
+        FakeCommands(error=NodeUnreachable("n1", "This account is currently not available.")),
+    ],
+)
+def test_a_key_that_may_run_no_commands_is_one_warning(machine: FakeCommands) -> None:
+    found = checks(FakeEngine(), machine=machine)
+    assert list(found) == ["reach", "engine", "memory", "cpus", "time", "image", "machine"]
+    assert found["machine"].status is CheckStatus.WARN
+    assert "This account is currently not available." in found["machine"].detail
+
+
+def test_this_machine_has_no_sshd_in_between() -> None:
+    assert "sshd" not in checks(FakeEngine(), address="local")

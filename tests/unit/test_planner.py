@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,6 @@ from wsctl.model import (
     Activity,
     ClusterView,
     DamagedPlacement,
-    NetworkSample,
     NodeState,
     NodeView,
     Placement,
@@ -29,8 +29,10 @@ from wsctl.plan import Claim, Plan, Release, Reserve
 from wsctl.planner import (
     Decision,
     IdleEvidence,
+    IdleLimits,
     Verdict,
     judge_idle,
+    needs_look,
     plan_mark,
     plan_place,
     plan_remove,
@@ -39,6 +41,7 @@ from wsctl.planner import (
     plan_stop,
     plan_undo,
 )
+from wsctl.signals import NetworkSample, Note
 
 SPEC = WorkspaceSpec(image=IMAGE, resources=RESOURCES, ready=ReadyProbe("/", 30.0))
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -451,7 +454,14 @@ def active(age_s: float, source: str = "touch") -> Activity:
     return Activity("alice", NOW - timedelta(seconds=age_s), source)
 
 
-IDLE = IdleEvidence(active(3600), sample(), sample(age_s=0))
+def known(
+    activity: Activity | None, before: NetworkSample | None = None, now: NetworkSample | None = None, **more: Any
+) -> IdleEvidence:
+    """Evidence from a database that has had activity for a day."""
+    return IdleEvidence(activity, before, now, **{"since": NOW - timedelta(days=1), **more})
+
+
+IDLE = known(active(3600), sample(), sample(age_s=0))
 RUNNING = one(view("n1", containers=[container("alice")]), placement())
 
 
@@ -459,31 +469,31 @@ RUNNING = one(view("n1", containers=[container("alice")]), placement())
     ("evidence", "verdict", "reason"),
     [
         (IDLE, Verdict.WOULD_STOP, "idle for 1h (last: touch), limit 30m"),
-        (IdleEvidence(active(60), sample(), sample(age_s=0)), Verdict.KEPT, "active 1m ago (touch), limit 30m"),
-        (IdleEvidence(active(-60), sample(), sample(age_s=0)), Verdict.KEPT, "active 0 s ago (touch), limit 30m"),
-        (IdleEvidence(None, sample(), sample(age_s=0)), Verdict.UNKNOWN, "no activity was ever recorded"),
-        (IdleEvidence(active(3600), None, sample()), Verdict.UNKNOWN, "first look at its network counters"),
+        (known(active(60), sample(), sample(age_s=0)), Verdict.KEPT, "active 1m ago (touch), limit 30m"),
+        (known(active(-60), sample(), sample(age_s=0)), Verdict.KEPT, "active 0 s ago (touch), limit 30m"),
+        (known(None, sample(), sample(age_s=0)), Verdict.UNKNOWN, "no activity was ever recorded; it counts from now"),
+        (known(active(3600), None, sample()), Verdict.UNKNOWN, "first look at its network counters"),
         (
-            IdleEvidence(active(3600), sample(container_id="old"), sample()),
+            known(active(3600), sample(container_id="old"), sample()),
             Verdict.UNKNOWN,
             "first look at its network counters",
         ),
-        (IdleEvidence(active(3600), sample(), None), Verdict.UNKNOWN, "its network counters can't be read"),
+        (known(active(3600), sample(), None), Verdict.UNKNOWN, "its network counters can't be read"),
         (
-            IdleEvidence(active(3600), sample(5000), sample(10, 0)),
+            known(active(3600), sample(5000), sample(10, 0)),
             Verdict.UNKNOWN,
             "its network counters started anew",
         ),
         (
-            IdleEvidence(active(3600), sample(1000), sample(1256, 0)),
+            known(active(3600), sample(1000), sample(1256, 0)),
             Verdict.KEPT,
             "network: sent 256 bytes since the last look",
         ),
-        (IdleEvidence(active(3600), sample(1000), sample(1255, 0)), Verdict.WOULD_STOP, "idle for 1h"),
+        (known(active(3600), sample(1000), sample(1255, 0)), Verdict.WOULD_STOP, "idle for 1h"),
     ],
 )
 def test_idle_verdicts(evidence: IdleEvidence, verdict: Verdict, reason: str) -> None:
-    found = judge_idle("alice", RUNNING, evidence, 1800, NOW)
+    found = judge_idle("alice", RUNNING, evidence, IdleLimits(1800), NOW)
     assert found.verdict is verdict
     assert found.reason.startswith(reason)
 
@@ -516,17 +526,17 @@ def test_idle_verdicts(evidence: IdleEvidence, verdict: Verdict, reason: str) ->
     ],
 )
 def test_doubt_keeps(state: ClusterView, limit: float | None, verdict: Verdict, reason: str) -> None:
-    found = judge_idle("alice", state, IDLE, limit, NOW)
+    found = judge_idle("alice", state, IDLE, IdleLimits(limit), NOW)
     assert found.verdict is verdict
     assert found.reason.startswith(reason)
 
 
 def test_every_signal_is_shown_with_source_and_age() -> None:
-    found = judge_idle("alice", RUNNING, IdleEvidence(active(3600), sample(1000, 600), sample(9000, 0)), 1800, NOW)
+    found = judge_idle("alice", RUNNING, known(active(3600), sample(1000, 600), sample(9000, 0)), IdleLimits(1800), NOW)
     assert [signal["source"] for signal in found.signals] == ["touch", "network"]
     assert [signal["age_s"] for signal in found.signals] == [3600, 600]
     assert found.signals[1]["sent_bytes"] == 8000
-    assert found.traffic_at == NOW
+    assert (found.seen, found.stops_at) == ("network", NOW + timedelta(minutes=30))
     assert found.last_active_at == NOW
 
 
@@ -537,3 +547,137 @@ def test_reserve_carries_what_the_database_checks() -> None:
     assert isinstance(reserve, Reserve)
     assert (reserve.address, reserve.resources, reserve.workspace_class) == ("10.0.0.11", RESOURCES, "default")
     assert CLUSTER == "studio"
+
+
+BUSY = IdleLimits(1800, busy_cpus=0.5)
+
+
+def cpu(used_s: float, age_s: float = 600) -> NetworkSample:
+    """A sample with CPU time."""
+    return replace(sample(1000, age_s), cpu_ns=round(used_s * 1e9))
+
+
+@pytest.mark.parametrize(
+    ("evidence", "verdict", "reason"),
+    [
+        (known(active(3600), sample(), sample(age_s=0), execs=1), Verdict.KEPT, "exec: 1 open session"),
+        (known(active(3600), None, None, execs=2), Verdict.KEPT, "exec: 2 open sessions"),
+        (known(active(3600), cpu(10), cpu(310, 0)), Verdict.KEPT, "cpu: 0.50 cores since the last look, limit 0.5"),
+        (known(active(3600), cpu(10), cpu(309, 0)), Verdict.WOULD_STOP, "idle for 1h"),
+        (known(active(3600), sample(), cpu(310, 0)), Verdict.UNKNOWN, "first look at its CPU time"),
+        (known(active(3600), cpu(310), cpu(10, 0)), Verdict.UNKNOWN, "its CPU counter started anew"),
+        (known(active(3600), cpu(10), sample(age_s=0)), Verdict.WOULD_STOP, "idle for 1h"),
+        (
+            known(active(3600), sample(), sample(age_s=0), keep_until=NOW + timedelta(hours=2)),
+            Verdict.KEPT,
+            f"kept until {NOW + timedelta(hours=2):%Y-%m-%d %H:%M} UTC by an operator",
+        ),
+        (
+            known(active(3600), sample(), sample(age_s=0), keep_until=NOW - timedelta(seconds=1)),
+            Verdict.WOULD_STOP,
+            "idle for 1h",
+        ),
+        (
+            known(active(3600), sample(), sample(age_s=0), since=NOW - timedelta(minutes=5)),
+            Verdict.UNKNOWN,
+            "activity is recorded for 5m only, limit 30m",
+        ),
+        (
+            known(active(3600), sample(), sample(age_s=0), since=None),
+            Verdict.UNKNOWN,
+            "it isn't known since when activity is recorded",
+        ),
+        (known(active(3600), sample(), sample(age_s=0), stale="the log is old"), Verdict.UNKNOWN, "the log is old"),
+        (known(active(60), None, None, stale="the log is old"), Verdict.KEPT, "active 1m ago"),
+        (known(active(60)), Verdict.KEPT, "active 1m ago"),
+    ],
+)
+def test_more_signals(evidence: IdleEvidence, verdict: Verdict, reason: str) -> None:
+    found = judge_idle("alice", RUNNING, evidence, BUSY, NOW)
+    assert found.verdict is verdict
+    assert found.reason.startswith(reason)
+
+
+def test_when_somebody_would_be_stopped() -> None:
+    in_20_min = NOW + timedelta(minutes=20)
+    assert judge_idle("alice", RUNNING, known(active(600)), IdleLimits(1800), NOW).stops_at == in_20_min
+    assert judge_idle("alice", RUNNING, IDLE, IdleLimits(1800), NOW).stops_at == NOW
+    assert judge_idle("alice", RUNNING, IDLE, IdleLimits(None), NOW).stops_at is None
+    kept = known(active(600), keep_until=NOW + timedelta(hours=1))
+    assert judge_idle("alice", RUNNING, kept, IdleLimits(1800), NOW).stops_at == NOW + timedelta(hours=1)
+
+
+def aged(hours: float) -> ClusterView:
+    """Alice, who was started so long ago."""
+    return one(view("n1", containers=[container("alice")]), placement(updated_at=NOW - timedelta(hours=hours)))
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        known(active(1)),
+        known(None),
+        known(active(1), sample(), sample(9000, 0), execs=3),
+        known(active(1), keep_until=NOW + timedelta(hours=9)),
+        known(active(1), since=None, stale="the log is old"),
+    ],
+)
+@pytest.mark.parametrize("idle_s", [1800, None])
+def test_a_maximum_age_stops_whatever_happens(evidence: IdleEvidence, idle_s: float | None) -> None:
+    limits = IdleLimits(idle_s, max_age_s=12 * 3600)
+    found = judge_idle("alice", aged(12), evidence, limits, NOW)
+    assert (found.verdict, found.reason) == (Verdict.WOULD_STOP, "running for 12h, max_age 12h")
+    found = judge_idle("alice", aged(11.9), evidence, limits, NOW)
+    assert found.verdict is not Verdict.WOULD_STOP
+    assert found.stops_at is not None
+    assert found.stops_at <= NOW + timedelta(hours=0.1)
+
+
+def test_a_maximum_age_stops_nobody_in_doubt() -> None:
+    limits = IdleLimits(None, max_age_s=60)
+    state = one(view("n1", reachable=False), placement(updated_at=NOW - timedelta(hours=1)))
+    assert judge_idle("alice", state, IDLE, limits, NOW).verdict is Verdict.UNKNOWN
+    moving = placement(updated_at=NOW - timedelta(hours=1), state=PlacementState.MIGRATING)
+    state = one(view("n1", containers=[container("alice")]), moving)
+    assert judge_idle("alice", state, IDLE, limits, NOW).verdict is Verdict.KEPT
+
+
+def test_a_notice_comes_before_the_stop_and_only_once() -> None:
+    limits = IdleLimits(1800, notice_s=600)
+    early = judge_idle("alice", RUNNING, known(active(1100)), limits, NOW)
+    assert (early.notice, early.stops_at) == (None, NOW + timedelta(seconds=700))
+    due = judge_idle("alice", RUNNING, known(active(1300)), limits, NOW)
+    assert (due.verdict, due.stops_at) == (Verdict.KEPT, NOW + timedelta(seconds=600))
+    assert due.notice is not None
+    given = Note(due.notice, NOW - timedelta(seconds=100))
+    told = judge_idle("alice", RUNNING, known(active(1300), notice=given), limits, NOW)
+    assert (told.notice, told.stops_at) == (None, NOW + timedelta(seconds=500))
+
+
+def test_a_stop_waits_for_the_notice() -> None:
+    limits = IdleLimits(1800, notice_s=600)
+    late = judge_idle("alice", RUNNING, IDLE, limits, NOW)
+    assert (late.verdict, late.stops_at) == (Verdict.KEPT, NOW + timedelta(seconds=600))
+    assert late.notice is not None
+    for ago, verdict in ((599, Verdict.KEPT), (600, Verdict.WOULD_STOP)):
+        evidence = replace(IDLE, notice=Note(late.notice, NOW - timedelta(seconds=ago)))
+        assert judge_idle("alice", RUNNING, evidence, limits, NOW).verdict is verdict
+    another = replace(IDLE, notice=Note("idle 2020-01-01", NOW - timedelta(hours=9)))
+    assert judge_idle("alice", RUNNING, another, limits, NOW).notice == late.notice
+
+
+def test_a_notice_comes_before_the_maximum_age_too() -> None:
+    limits = IdleLimits(1800, max_age_s=12 * 3600, notice_s=600)
+    due = judge_idle("alice", aged(12), known(active(1)), limits, NOW - timedelta(minutes=6))
+    assert due.notice is not None
+    late = judge_idle("alice", aged(12), known(active(1)), limits, NOW)
+    assert (late.verdict, late.notice) == (Verdict.KEPT, due.notice)
+    given = Note(due.notice, NOW - timedelta(seconds=600))
+    assert judge_idle("alice", aged(12), known(active(1), notice=given), limits, NOW).verdict is Verdict.WOULD_STOP
+
+
+def test_who_cannot_be_idle_yet_is_not_asked() -> None:
+    limits = IdleLimits(1800)
+    assert [needs_look(active(age), limits, NOW) for age in (0, 899, 900, 3600)] == [False, False, True, True]
+    assert needs_look(None, limits, NOW)
+    assert not needs_look(active(3600), IdleLimits(None, max_age_s=1), NOW)

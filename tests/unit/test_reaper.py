@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from tests.worlds import SPEC, Commands, Site, invariants, make_site
-from wsctl.errors import EngineError, NodeUnreachable
+from wsctl.errors import EngineError, HookError, NodeUnreachable
+from wsctl.evidence import INGESTED, KEEP_ALIVE
 from wsctl.model import PlacementState, WorkspaceSpec
 from wsctl.planner import IdleVerdict
 from wsctl.planner.idle import NOISE_BYTES
@@ -139,7 +142,7 @@ def test_missing_data_keeps(site: Site) -> None:
 def test_counters_that_cannot_be_asked_keep(site: Site) -> None:
     site.clock.advance(HALF_HOUR + 1)
     ((node, _),) = site.of("alice")
-    site.fleet[node].fail("tx_bytes", NodeUnreachable(node, "timed out"))
+    site.fleet[node].fail("signs", NodeUnreachable(node, "timed out"))
     assert reap(site)["alice"] == ("unknown", "its network counters can't be read")
 
 
@@ -217,7 +220,10 @@ def test_an_operation_cut_short_is_not_judged(site: Site) -> None:
 def test_every_signal_is_shown_with_its_source_and_age(site: Site) -> None:
     site.clock.advance(60)
     (item,) = reap_whole(site, users=["alice"])
-    assert [(signal["source"], signal["age_s"]) for signal in item.signals] == [("start", 60.0), ("network", 60.0)]
+    assert [signal["source"] for signal in item.signals] == ["start"], "who can't be idle yet isn't asked"
+    (item,) = reap_whole(site, users=["alice"], thorough=True)
+    found = [(signal["source"], signal["age_s"]) for signal in item.signals]
+    assert found == [("start", 60.0), ("network", 60.0), ("cpu", 60.0)]
     assert item.last_active_at is not None
 
 
@@ -228,8 +234,9 @@ def test_outcomes_are_reported_as_they_come(site: Site) -> None:
 
 
 def test_a_bug_while_reading_counters_is_raised(site: Site) -> None:
+    site.clock.advance(HALF_HOUR + 1)
     ((node, _),) = site.of("alice")
-    site.fleet[node].fail("tx_bytes", ZeroDivisionError("a bug"))
+    site.fleet[node].fail("signs", ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
         reap(site)
 
@@ -241,3 +248,254 @@ def test_an_empty_cluster_is_nothing_to_do() -> None:
         assert site.asked() == {}
     finally:
         site.close()
+
+
+def test_a_freshly_emptied_activity_table_stops_nobody(site: Site) -> None:
+    site.clock.advance(10 * HALF_HOUR)
+    site.store.database.write(lambda session: session.execute("DELETE FROM activity"))
+    site.store.touch(["bob"], site.clock.now(), "touch")
+    site.clock.advance(HALF_HOUR - 1)
+    old = site.clock.now().replace(year=2020)
+    site.store.touch(["alice"], old, "restored")
+    assert reap(site)["alice"] == ("unknown", "activity is recorded for 29m 59s only, limit 30m")
+    site.clock.advance(1)
+    assert verdicts(site) == {"alice": "stopped", "bob": "stopped"}, "from then on it is known who was active"
+
+
+def test_data_of_before_the_sentinel_stop_nobody_at_first(site: Site) -> None:
+    site.store.database.write(lambda session: session.execute("DELETE FROM activity WHERE user = ''"))
+    site.clock.advance(2 * HALF_HOUR)
+    why = ("unknown", "it isn't known since when activity is recorded")
+    assert reap(site, dry_run=True) == {"alice": why, "bob": why}
+    assert reap(site) == {"alice": why, "bob": why}
+    site.clock.advance(HALF_HOUR)
+    assert verdicts(site) == {"alice": "stopped", "bob": "stopped"}
+
+
+def test_who_runs_without_any_activity_is_counted_from_the_first_look(site: Site) -> None:
+    site.clock.advance(HALF_HOUR)
+    site.store.database.write(lambda session: session.execute("DELETE FROM activity WHERE user = 'alice'"))
+    assert reap(site, users=["alice"])["alice"] == ("unknown", "no activity was ever recorded; it counts from now")
+    assert site.store.activity(["alice"])["alice"].source == "seen"
+    site.clock.advance(HALF_HOUR - 1)
+    assert verdicts(site, users=["alice"]) == {"alice": "kept"}
+    site.clock.advance(1)
+    assert verdicts(site, users=["alice"]) == {"alice": "stopped"}
+
+
+def test_a_new_start_keeps(site: Site) -> None:
+    site.clock.advance(HALF_HOUR)
+    site.run("restart", "alice")
+    assert verdicts(site) == {"alice": "kept", "bob": "stopped"}
+
+
+@pytest.mark.parametrize("sign", ["exec", "cpu"])
+def test_what_goes_on_in_a_container_keeps_it_and_is_recorded(site: Site, sign: str) -> None:
+    site.clock.advance(HALF_HOUR)
+    ((_, container),) = site.of("alice")
+    if sign == "exec":
+        container.execs = 1
+    else:
+        container.cpu_ns = round(0.2 * HALF_HOUR * 1e9)
+    found = reap(site)
+    assert found["alice"][1].startswith(sign)
+    assert found["bob"][0] == "stopped"
+    assert site.store.activity(["alice"])["alice"].source == sign
+    container.execs = 0
+    site.clock.advance(HALF_HOUR)
+    assert verdicts(site) == {"alice": "stopped"}
+
+
+def test_users_may_have_limits_of_their_own(site: Site) -> None:
+    site.clock.advance(HALF_HOUR)
+    limits = {"alice": None, "bob": 2 * HALF_HOUR}
+    assert verdicts(site, user_limits=limits) == {"alice": "kept", "bob": "kept"}
+    site.clock.advance(HALF_HOUR)
+    assert verdicts(site, user_limits=limits) == {"alice": "kept", "bob": "stopped"}
+
+
+def test_an_operator_may_keep_somebody_until_a_time(site: Site) -> None:
+    until = site.clock.now() + timedelta(hours=2)
+    site.store.set_notes(KEEP_ALIVE, {"alice": until.isoformat(), "bob": "soon"}, site.clock.now())
+    site.clock.advance(HALF_HOUR)
+    assert verdicts(site) == {"alice": "kept", "bob": "stopped"}
+    site.clock.advance(3 * HALF_HOUR)
+    assert verdicts(site) == {"alice": "stopped"}
+
+
+def test_an_access_log_that_is_not_read_any_more_keeps(site: Site) -> None:
+    site.store.set_notes(INGESTED, {"/var/log/nginx/ws.log": "{}"}, site.clock.now())
+    site.clock.advance(HALF_HOUR)
+    verdict, reason = reap(site)["alice"]
+    assert verdict == "unknown"
+    assert reason.startswith("the access log /var/log/nginx/ws.log was last read 30m ago")
+    site.store.set_notes(INGESTED, {"/var/log/nginx/ws.log": "{}"}, site.clock.now())
+    assert verdicts(site) == {"alice": "stopped", "bob": "stopped"}
+
+
+def test_a_maximum_age_stops_the_busy(site: Site) -> None:
+    site.classes["default"] = replace(SPEC, idle_after_s=None, max_age_s=3600.0)
+    site.clock.advance(3600)
+    sends(site, "alice", 10**6)
+    assert reap(site)["alice"] == ("stopped", "running for 1h, max_age 1h")
+
+
+def test_two_runs_at_once_do_the_work_of_one(site: Site) -> None:
+    site.clock.advance(HALF_HOUR)
+    found: list[str] = []
+    barrier = threading.Barrier(2)
+
+    def run() -> None:
+        with site.process() as commands:
+            reaper = Reaper(replace(commands.world, lease_wait_s=5.0), ReapOptions())
+            barrier.wait()
+            found.extend(item.verdict.value for item in reaper.run())
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert states(site) == {"alice": PlacementState.STOPPED, "bob": PlacementState.STOPPED}
+    stops = [call for engine in site.fleet.engines.values() for call in engine.calls if call[0] == "stop"]
+    assert len(stops) == 2, "nobody was stopped twice"
+    assert "failed" not in found
+    invariants(site)
+
+
+def test_a_second_look_never_misses_what_the_first_saw(site: Site) -> None:
+    """A run that has saved new counters, which don't show the traffic any more, has recorded the activity before."""
+    site.clock.advance(HALF_HOUR)
+    sends(site, "alice", 10**6)
+    stopped_at: list[str] = []
+
+    class Watched:
+        def __getattr__(self, name: str) -> object:
+            value = getattr(site.store, name)
+
+            def call(*args: object, **more: object) -> object:
+                result = value(*args, **more)
+                if name in ("touch", "save_samples"):
+                    stopped_at.append(name)
+                    assert verdicts(site, users=["alice"]) == {"alice": "kept"}, name
+                return result
+
+            return call if callable(value) else value
+
+    with site.process() as commands:
+        world = replace(commands.world, store=Watched())  # type: ignore[arg-type]
+        Reaper(world, ReapOptions(users=["alice"])).run()
+    assert stopped_at == ["touch", "save_samples"]
+
+
+def test_a_stop_that_failed_is_tried_again(site: Site) -> None:
+    site.clock.advance(HALF_HOUR)
+    ((node, _),) = site.of("alice")
+    site.fleet[node].fail("stop", EngineError(node, "cannot kill container"))
+    assert verdicts(site, users=["alice"]) == {"alice": "failed"}
+    assert states(site)["alice"] is PlacementState.STOPPING
+    assert verdicts(site, users=["alice"]) == {"alice": "stopped"}
+    invariants(site)
+
+
+def test_a_failed_stop_of_somebody_who_came_back_is_not_tried_again(site: Site) -> None:
+    site.clock.advance(HALF_HOUR)
+    ((node, _),) = site.of("alice")
+    site.fleet[node].fail("stop", EngineError(node, "cannot kill container"))
+    reap(site, users=["alice"])
+    site.store.touch(["alice"], site.clock.now(), "touch")
+    assert verdicts(site, users=["alice"]) == {"alice": "kept"}
+
+
+def test_a_stop_whose_answer_was_lost_is_finished(site: Site) -> None:
+    site.clock.advance(HALF_HOUR)
+    ((node, container),) = site.of("alice")
+    site.fleet[node].lose_reply("stop")
+    assert verdicts(site, users=["alice"]) == {"alice": "failed"}
+    assert container.state == "exited"
+    assert reap(site, users=["alice"]) == {"alice": ("stopped", "its stop was cut short")}
+    invariants(site)
+
+
+# ------------------------------------------------------------------------------------------------------- notices
+
+
+class Told:
+    """A hook. `broken`: it fails for these users."""
+
+    def __init__(self) -> None:
+        self.messages: list[Mapping[str, object]] = []
+        self.broken: set[str] = set()
+
+    def __call__(self, message: Mapping[str, object]) -> None:
+        if message["user"] in self.broken:
+            raise HookError("the hook failed: exit code 1")
+        self.messages.append(message)
+
+    @property
+    def users(self) -> list[object]:
+        return sorted(str(message["user"]) for message in self.messages)
+
+
+def test_users_are_told_once_and_stopped_after_it(site: Site) -> None:
+    told = Told()
+    rules = {"notify": told, "notice_s": 600.0}
+    site.clock.advance(HALF_HOUR - 601)
+    reap(site, **rules)
+    assert told.users == []
+    site.clock.advance(1)
+    assert verdicts(site, **rules) == {"alice": "kept", "bob": "kept"}
+    assert told.users == ["alice", "bob"]
+    assert told.messages[0]["stops_at"] == site.clock.now() + timedelta(seconds=600)
+    site.clock.advance(300)
+    reap(site, **rules)
+    site.store.touch(["bob"], site.clock.now(), "touch")
+    site.clock.advance(300)
+    assert verdicts(site, **rules) == {"alice": "stopped", "bob": "kept"}
+    assert told.users == ["alice", "bob"], "once"
+    site.clock.advance(HALF_HOUR - 600)
+    reap(site, **rules)
+    assert told.users == ["alice", "bob", "bob"], "once in each idle period"
+
+
+def test_a_stop_waits_for_its_notice(site: Site) -> None:
+    told = Told()
+    rules = {"notify": told, "notice_s": 600.0}
+    site.clock.advance(HALF_HOUR * 4)
+    assert reap(site, **rules)["alice"] == (
+        "kept", "idle for 2h (last: start), limit 30m; stops 10m after the notice",
+    )  # fmt: skip
+    site.clock.advance(599)
+    assert verdicts(site, **rules)["alice"] == "kept"
+    site.clock.advance(1)
+    assert verdicts(site, **rules)["alice"] == "stopped"
+
+
+def test_a_rehearsal_tells_nobody(site: Site) -> None:
+    told = Told()
+    site.clock.advance(HALF_HOUR)
+    reap(site, notify=told, dry_run=True)
+    assert told.users == []
+
+
+def test_a_notice_that_failed_stops_nobody_and_is_given_again(site: Site) -> None:
+    told = Told()
+    told.broken = {"alice"}
+    options = ReapOptions(notify=told, notice_s=600.0)
+    for expected in ({"alice": "kept", "bob": "kept"}, {"alice": "kept", "bob": "stopped"}):
+        site.clock.advance(HALF_HOUR)
+        with site.process() as commands:
+            reaper = Reaper(commands.world, options)
+            assert {item.user: item.verdict.value for item in reaper.run()} == expected
+            assert reaper.unheard == {"alice": "the hook failed: exit code 1"}
+    told.broken = set()
+    reap(site, notify=told)
+    assert told.users == ["alice", "bob"]
+
+
+def test_while_another_run_gives_notice_nobody_is_told_twice(site: Site) -> None:
+    told = Told()
+    site.clock.advance(HALF_HOUR)
+    with site.leases.acquire(["reap:notice"], command="reap-idle"):
+        assert verdicts(site, notify=told) == {"alice": "kept", "bob": "kept"}
+    assert told.users == []

@@ -25,14 +25,23 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "restart": Entry("life:restart", "Stop and start workspaces, or make them anew with --recreate."),
     "rm": Entry("life:rm", "Remove workspaces; the files stay unless --purge-data."),
     "touch": Entry("activity:touch", "Record that users are active now."),
-    "reap-idle": Entry("activity:reap_idle", "Stop workspaces that nobody uses (the cron job)."),
+    "reap-idle": Entry("reap:reap_idle", "Stop workspaces that nobody uses (the cron job)."),
+    "activity": {
+        "ingest": Entry("activity:ingest", "Record activity from the gateway's access log."),
+        "ls": Entry("activity:ls", "List the access logs that are ingested."),
+        "forget": Entry("activity:forget", "Forget an access log that isn't ingested any more."),
+    },
     "reconcile": Entry("reconcile:reconcile", "Find what differs from the state, and repair what is safe."),
     "render-gateway": Entry("gateway:render_gateway", "Write the Nginx route map, or the snippet that goes with it."),
     "audit": Entry("audit:audit", "Show what was done and by whom, export it, or check that it is whole."),
+    "systemd": {
+        "print": Entry("systemd:print_", "Print units or cron lines that run wsctl regularly."),
+        "install": Entry("systemd:install", "Write the units."),
+    },
     "node": {
         "ls": Entry("node:ls", "List nodes with state, load and reachability."),
         "show": Entry("node:show", "Show one node and who lives there."),
-        "check": Entry("node:check", "Check nodes: reach, host key, engine, image."),
+        "check": Entry("node:check", "Check nodes: reach, engine, time, image, disk, sshd."),
         "trust": Entry("node:trust", "Trust a node's SSH host key after comparing its fingerprint."),
         "cordon": Entry("node:cordon", "Let no new users onto nodes; those there stay."),
         "uncordon": Entry("node:uncordon", "Let new users onto nodes again."),
@@ -50,10 +59,13 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
         "show": Entry("inventory:show", "Show the inventory with every default filled in."),
         "schema": Entry("inventory:schema", "Print the inventory's JSON Schema, for editors."),
     },
+    "doctor": Entry("doctor:doctor", "Check this side: inventory, database, coordination, keys, disk."),
     "init": Entry("init:init", "Write a starting inventory."),
 }
 
 GROUP_HELP = {
+    "activity": "Who is active: the gateway's access log.",
+    "systemd": "Running reap-idle and reconcile regularly.",
     "node": "Nodes: list, check, trust, cordon.",
     "lease": "Leases: who is acting on what.",
     "db": "The state database's schema.",

@@ -1,22 +1,26 @@
-"""`wsctl touch` and `wsctl reap-idle`: who is active, and stopping who isn't.
+"""`wsctl touch` and `wsctl activity`: recording who is active.
 
-Responsible for: their options and how verdicts are shown. Not responsible for: the verdicts (`planner.idle`).
+Responsible for: their options and answers. Not responsible for: reading access logs (`accesslog`), nor for what
+activity means (`planner.idle`).
 """
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsctl.commands.applying import auto_apply
 from wsctl.commands.options import DryRunOpt, RequestOpt, YesOpt, check_users, command, seconds
 from wsctl.commands.place import FromOpt, read_users
 from wsctl.context import App
 from wsctl.errors import NotFound, PartialFailure, UsageError
 
 if TYPE_CHECKING:
-    from wsctl.planner import IdleVerdict
+    from wsctl.ports import Store
 
 
 @command
@@ -24,14 +28,21 @@ def touch(
     app: App,
     users: Annotated[list[str] | None, typer.Argument(metavar="[USER…]", show_default=False, help="User ids.")] = None,
     source: FromOpt = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until", metavar="TIME", help="Keep them until then, active or not: 18:00, 2h, or `now` to end it."
+        ),
+    ] = None,
     request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
     """Record that users are active now, so that the reaper keeps them.
 
-    Example:
+    Examples:
       wsctl touch alice bob
+      wsctl touch alice --until 18:00
     """
     if bool(users) == (source is not None):
         raise UsageError("name users, or a list of them with --from, not both", hint="wsctl touch --help")
@@ -43,90 +54,133 @@ def touch(
     from wsctl.output import Column
     from wsctl.requests import items_once
 
+    keep = None if until is None else _until(until, app.wiring.clock.now())
+
     def record() -> list[dict[str, object]]:
         now = app.wiring.clock.now()
         if not dry_run:
             store.touch(known, now, "touch")
+            if keep is not None:
+                _keep(store, known, keep, now)
         verb = "would-touch" if dry_run else "touched"
-        return [{"user": user, "last_active_at": now, "action": verb} for user in known]
+        more = {} if keep is None else {"keep_until": keep if keep > now else None}
+        return [{"user": user, "last_active_at": now, "action": verb, **more} for user in known]
 
     if known:
-        request = None if dry_run else app.request(request_id, "touch", targets)
+        request = None if dry_run else app.request(request_id, "touch", targets, until=until)
         items = record() if request is None else items_once(app.world(), request, record)
-        app.out.rows(items, (Column("user"), Column("last_active_at"), Column("action")))
+        columns = [Column("user"), Column("last_active_at"), Column("action")]
+        app.out.rows(items, columns if keep is None else [*columns, Column("keep_until", "kept until")])
     if unknown:
         message = f"{len(unknown)} of {len(targets)} have no placement: {', '.join(unknown[:5])}"
         kind = PartialFailure if known else NotFound
         raise kind(message, hint=f"wsctl place {unknown[0]}", details={"users": unknown})
 
 
+def _until(text: str, now: datetime) -> datetime:
+    """`18:00` (the next one, by this machine's clock), a duration from now, or `now`. Raises `UsageError`."""
+    if text == "now":
+        return now
+    found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", text, re.ASCII)
+    if found is None:
+        return now + timedelta(seconds=seconds(text, "--until"))
+    here = now.astimezone()
+    then = here.replace(hour=int(found[1]), minute=int(found[2]), second=0, microsecond=0)
+    return (then if then > here else then + timedelta(days=1)).astimezone(UTC)
+
+
+def _keep(store: Store, users: list[str], until: datetime, now: datetime) -> None:
+    from wsctl.evidence import KEEP_ALIVE
+
+    if until > now:
+        store.set_notes(KEEP_ALIVE, dict.fromkeys(users, until.isoformat()), now)
+    else:
+        store.drop_notes(KEEP_ALIVE, users)
+
+
 @command
-def reap_idle(
+def ingest(
     app: App,
-    idle: Annotated[
-        str | None, typer.Option("--idle", metavar="DURATION", help="Idle limit (default: each class's idle_after).")
+    source: Annotated[
+        str, typer.Option("--from", metavar="FILE", help="The access log (- for stdin).", show_default=False)
+    ],
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="PATTERN", help="Paths that don't count, behind /ws/<user>; * for anything."),
     ] = None,
-    user: Annotated[list[str] | None, typer.Option("--user", metavar="USER", help="Only these users.")] = None,
-    limit: Annotated[int | None, typer.Option("--max", min=1, help="Stop at most so many in this run.")] = None,
-    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
-    """Stop workspaces that nobody uses. Data and placement stay; `wsctl start` or `place` brings them back.
+    """Record activity from the gateway's access log: who was asked for, and when. Made for cron.
 
-    Activity is: `touch`, the container's start, and bytes it sent between two runs. Missing data keeps a workspace
-    running, so the first run after a change of container stops nobody it knows nothing about.
+    Reads on where the last run stopped, also when the log was rotated in between. Only requests that a workspace may
+    have answered count (not 4xx or 5xx), and not those whose path matches --ignore: a browser tab that pings must not
+    keep a workspace.
 
     Examples:
-      wsctl reap-idle --dry-run
-      wsctl reap-idle --idle 2h
+      wsctl activity ingest --from /var/log/nginx/ws.log --ignore '/api/ping' --ignore '*/heartbeat'
     """
+    from wsctl.accesslog import Counter, read_log
+    from wsctl.evidence import INGESTED
+
+    store, now = (app.store_for_reading if dry_run else app.store), app.wiring.clock.now()
+    placed = {placement.user for placement in store.placements_and_damage()[0]}
+    counter = Counter(app.inventory.gateway.path_prefix, tuple(ignore or ()), placed, now)
+    name = source if source == "-" else f"{socket.gethostname()}:{os.path.abspath(source)}"
+    note = store.notes(INGESTED, [name]).get(name)
+    position = read_log(source, counter, note.value if note is not None else None)
+    if not dry_run:
+        # The activity first: what is read twice does no harm, what is skipped would.
+        store.touch_at(counter.newest, "gateway")
+        if position is not None:
+            store.set_notes(INGESTED, {name: position}, now)
+    app.out.record(
+        {
+            "log": name,
+            "lines": counter.lines,
+            "counted": counter.counted,
+            "ignored": counter.ignored,
+            "unknown_users": counter.strangers,
+            "unreadable": counter.unreadable,
+            "users": len(counter.newest),
+            "action": "would-record" if dry_run else "recorded",
+        }
+    )
+
+
+@command
+def ls(app: App) -> None:
+    """List the access logs that are ingested, and when each was last read.
+
+    Example:
+      wsctl activity ls
+    """
+    from wsctl.evidence import INGESTED
     from wsctl.output import Column, ago
-    from wsctl.reaper import Reaper, ReapOptions
-    from wsctl.requests import items_once
 
-    options = ReapOptions(
-        idle_s=None if idle is None else seconds(idle, "--idle"),
-        users=None if not user else check_users(user),
-        dry_run=dry_run,
-        limit=limit,
-    )
     now = app.wiring.clock.now()
-    world = app.world(dry_run=dry_run)
-
-    def reap() -> list[dict[str, object]]:
-        return [_verdict_dict(item) for item in Reaper(world, options).run()]
-
-    request = None if dry_run else app.request(request_id, "reap-idle", options.users or (), idle=idle, limit=limit)
-    items = items_once(world, request, reap, lambda items: all(item["verdict"] != "failed" for item in items))
-    columns = (
-        Column("user"),
-        Column("node"),
-        Column("verdict"),
-        Column("last_active_at", "active", show=lambda at: ago(at, now)),  # type: ignore[arg-type]
-        Column("reason"),
-    )
-    with auto_apply(app, "reap-idle", dry_run=dry_run):
-        app.out.rows(items, columns)
-        _say_trouble(items)
+    notes = app.store_for_reading.notes(INGESTED)
+    items = [{"log": name, "read_at": note.noted_at} for name, note in sorted(notes.items())]
+    app.out.rows(items, (Column("log"), Column("read_at", "read", show=lambda at: ago(at, now))))  # type: ignore[arg-type]
 
 
-def _verdict_dict(item: IdleVerdict) -> dict[str, object]:
-    return {
-        "user": item.user,
-        "node": item.node,
-        "verdict": item.verdict.value,
-        "reason": item.reason,
-        "last_active_at": item.last_active_at,
-        "signals": [dict(signal) for signal in item.signals],
-    }
+@command
+def forget(
+    app: App,
+    log: Annotated[str, typer.Argument(metavar="LOG", show_default=False, help="As `wsctl activity ls` names it.")],
+    dry_run: DryRunOpt = False,
+    yes: YesOpt = False,
+) -> None:
+    """Forget an access log that isn't ingested any more; until then its silence keeps everybody running.
 
+    Example:
+      wsctl activity forget edge:/var/log/nginx/ws.log
+    """
+    from wsctl.evidence import INGESTED
 
-def _say_trouble(items: list[dict[str, object]]) -> None:
-    """Exit 9 if a stop failed or a node couldn't be asked: the answer is partial."""
-    failed = [item["user"] for item in items if item["verdict"] == "failed"]
-    silent = [i["user"] for i in items if i["verdict"] == "unknown" and "does not answer" in str(i["reason"])]
-    if failed or silent:
-        parts = [f"{len(failed)} stops failed"] if failed else []
-        parts += [f"{len(silent)} users are on nodes that don't answer and were kept"] if silent else []
-        raise PartialFailure("; ".join(parts), hint="wsctl node ls", details={"failed": failed, "unknown": silent})
+    store = app.store_for_reading if dry_run else app.store
+    if log not in store.notes(INGESTED):
+        raise NotFound(f"no access log {log!r} is ingested", hint="wsctl activity ls")
+    if not dry_run:
+        store.drop_notes(INGESTED, [log])
+    app.out.record({"log": log, "action": "would-forget" if dry_run else "forgotten"})

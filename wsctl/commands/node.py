@@ -81,12 +81,13 @@ def check(
         list[str] | None, typer.Argument(metavar="[NODE…]", show_default=False, help="Nodes (default: all).")
     ] = None,
 ) -> None:
-    """Check nodes from reach to image, one line a check, with the fix to type.
+    """Check nodes: reach, engine, memory, time, image, disk, inodes, rsync, sshd; with the fix to type.
 
     Example:
       wsctl node check n1
     """
-    from wsctl.nodecheck import CheckStatus, check_node
+    from wsctl.findings import CheckStatus
+    from wsctl.nodecheck import check_node
     from wsctl.output import Column
 
     names = list(dict.fromkeys(nodes)) if nodes else list(app.inventory.nodes)
@@ -96,7 +97,8 @@ def check(
 
     app.fleet.warm(names)
     specs = list(app.inventory.classes.values())
-    results = fan_out(names, lambda name: check_node(app.inventory.nodes[name], app.fleet.engine, specs))
+    there, fleet, clock = app.inventory.nodes, app.fleet, app.wiring.clock
+    results = fan_out(names, lambda name: check_node(there[name], fleet.engine, specs, fleet.commands(name), clock))
     items: list[dict[str, object]] = []
     for name, result in results.items():
         if isinstance(result, WsctlError):

@@ -135,6 +135,8 @@ def _item(app: App, outcome: Outcome, *, explain: bool) -> dict[str, object]:
         activity = app.store.activity([outcome.target]).get(outcome.target)
         item = placement_dict(outcome.placement, activity, app.inventory.gateway.path_prefix)
     item["action"] = outcome.action
+    if outcome.ready_ms is not None:
+        item["ready_ms"] = round(outcome.ready_ms)
     if outcome.work is not None and outcome.work.warnings:
         item["warnings"] = list(outcome.work.warnings)
     if outcome.error is not None:

@@ -67,6 +67,7 @@ def show(app: App, user: UserArg) -> None:
         "updated_at": placement.updated_at,
     }
     item |= _observed(app, placement)
+    item |= _idleness(app, placement)
     app.out.record(item)
 
 
@@ -92,6 +93,23 @@ def _observed(app: App, placement: Placement) -> dict[str, object]:
     if container is None:
         return {"observed": "missing", "observed_detail": "no such container on the node"}
     return {"observed": container.state, "observed_detail": _fit(app, placement, container)}
+
+
+def _idleness(app: App, placement: Placement) -> dict[str, object]:
+    """Whether the reaper would stop it, why, and when; until when an operator wants it kept."""
+    from wsctl.evidence import KEEP_ALIVE
+    from wsctl.reaper import Reaper, ReapOptions
+
+    user, now = placement.user, app.wiring.clock.now()
+    note = app.store_for_reading.notes(KEEP_ALIVE, [user]).get(user)
+    item: dict[str, object] = {"keep_until": note.value if note is not None and note.value > now.isoformat() else None}
+    reap = app.inventory.reap
+    options = ReapOptions(
+        user_limits=reap.users, users=[user], dry_run=True, thorough=True, notify=app.notify, notice_s=reap.notice_s
+    )
+    for verdict in Reaper(app.world(dry_run=True), options).run():
+        item |= {"idle": verdict.verdict.value, "idle_reason": verdict.reason, "stops_at": verdict.stops_at}
+    return item
 
 
 def _fit(app: App, placement: Placement, container: Container) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wsctl.inventory.kinds import Kind, ListOf, MapOf, Section, Values
 from wsctl.inventory.scalars import Text
-from wsctl.inventory.settings import Inventory, StateSettings
+from wsctl.inventory.settings import Inventory, ReapSettings, StateSettings
 from wsctl.inventory.table import CLASS, GATEWAY_HOST, NODE, READY, ROOT
 from wsctl.inventory.urls import resolve_ca, resolve_state
 from wsctl.model import Capacity, Node, Resources, SshSettings, WorkspaceSpec
@@ -68,6 +68,7 @@ def build(path: Path, values: Values) -> Inventory:
         coordination_password_file=files.optional(root["coordination_password_file"]),
         classes={name: _workspace(name, one) for name, one in classes.items()},
         strategy=root["scheduler"]["strategy"],
+        reap=_reap(root["reap"]),
         requests_keep_s=root["requests"]["keep"],
         gateway=_gateway(root["gateway"]),
         gateway_hosts=_gateway_hosts(root, files),
@@ -130,9 +131,21 @@ def _workspace(name: str, values: Values) -> WorkspaceSpec:
         command=values["command"],
         env=values["env"],
         idle_after_s=values["idle_after"],
+        max_age_s=values["max_age"],
+        busy_cpus=None if values["busy_cpus"] is None else values["busy_cpus"] / 1000,
         ready=values["ready"],
         pull=values["pull"],
         labels=values["labels"],
+    )
+
+
+def _reap(values: Values) -> ReapSettings:
+    return ReapSettings(
+        notice_s=values["notice"],
+        hook=values["hook"],
+        url=values["url"],
+        timeout_s=values["timeout"],
+        users=values["users"],
     )
 
 

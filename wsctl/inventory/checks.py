@@ -63,6 +63,13 @@ def check_gateways(inventory: Inventory, tree: Value, problems: Problems) -> Non
             problems.add(entry[0], join("gateway.hosts", name), what)
 
 
+def check_notice(inventory: Inventory, tree: Value, problems: Problems) -> None:
+    """One notice, by one way."""
+    entry = descend(tree, "reap", "url")
+    if entry is not None and inventory.reap.hook is not None and inventory.reap.url is not None:
+        problems.add(entry[0], "reap.url", "both hook and url, expected one of them")
+
+
 def _same_machine(first: str, second: str, tree: Value, problems: Problems) -> None:
     entry = descend(tree, "nodes", second)
     if entry is not None:

@@ -24,6 +24,23 @@ class StateSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ReapSettings:
+    """How `reap-idle` goes about it. Who will be stopped is told to `hook` (a command) or `url` `notice_s` seconds
+    before; `users` have limits of their own (seconds; None: never)."""
+
+    notice_s: float = 600.0
+    hook: tuple[str, ...] | None = None
+    url: str | None = None
+    timeout_s: float = 10.0
+    users: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def gives_notice(self) -> bool:
+        """Whether there is anything to tell."""
+        return self.hook is not None or self.url is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """One cluster as its operator described it.
 
@@ -43,6 +60,7 @@ class Inventory:
     gateway: GatewaySettings
     nodes: Mapping[str, Node]
     requests_keep_s: float = 7 * 86_400.0
+    reap: ReapSettings = field(default_factory=ReapSettings)
     gateway_hosts: Mapping[str, GatewayHost] = field(default_factory=dict)
     auto_apply: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)

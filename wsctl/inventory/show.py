@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from wsctl.inventory.scalars import duration_text, size_text
-from wsctl.inventory.settings import Inventory
+from wsctl.inventory.settings import Inventory, ReapSettings
 from wsctl.model import Node, ReadyProbe, SshSettings, WorkspaceSpec
 from wsctl.routes import GatewayHost, GatewaySettings
 from wsctl.text import UNSAFE
@@ -29,6 +29,7 @@ def effective(inventory: Inventory) -> Data:
         "coordination_password_file": inventory.coordination_password_file,
         "workspace": {**_workspace(inventory.workspace), "classes": others},
         "scheduler": {"strategy": str(inventory.strategy)},
+        "reap": _reap(inventory.reap),
         "requests": {"keep": duration_text(inventory.requests_keep_s)},
         "gateway": {
             **_gateway(inventory.gateway),
@@ -106,9 +107,21 @@ def _workspace(spec: WorkspaceSpec) -> Data:
         "cpus": _number(spec.resources.cpus_milli),
         "pids": spec.resources.pids,
         "idle_after": None if spec.idle_after_s is None else duration_text(spec.idle_after_s),
+        "max_age": None if spec.max_age_s is None else duration_text(spec.max_age_s),
+        "busy_cpus": None if spec.busy_cpus is None else _number(round(spec.busy_cpus * 1000)),
         "ready": _ready(spec.ready),
         "pull": str(spec.pull),
         "labels": dict(sorted(spec.labels.items())),
+    }
+
+
+def _reap(reap: ReapSettings) -> Data:
+    return {
+        "notice": duration_text(reap.notice_s),
+        "hook": None if reap.hook is None else list(reap.hook),
+        "url": reap.url,
+        "timeout": duration_text(reap.timeout_s),
+        "users": {user: "never" if s is None else duration_text(s) for user, s in sorted(reap.users.items())},
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from wsctl.inventory import names
 from wsctl.inventory.kinds import Key, ListOf, MapOf, Section, Values, section
+from wsctl.inventory.reaping import REAP
 from wsctl.inventory.scalars import PORTS, SWITCH, choice, decimal, duration, number, size
 from wsctl.inventory.urls import COORDINATION, STATE
 from wsctl.model import PullPolicy, ReadyProbe, Strategy
@@ -99,6 +100,13 @@ _WORKSPACE_KEYS = {
     "cpus": Key(decimal(10, 4_096_000, "a number of cores"), "CPU limit of one workspace.", "1"),
     "pids": Key(number(16, 4_194_304, "a number of processes"), "Limit of processes and threads.", "512"),
     "idle_after": Key(duration("30m"), "Stop a workspace after this long without activity.", "30m", null="never"),
+    "max_age": Key(duration("12h"), "Stop a workspace so long after its start, whatever happens in it.", null="never"),
+    "busy_cpus": Key(
+        decimal(1, 4_096_000, "a number of cores"),
+        "Cores, on average between two looks, that count as activity.",
+        "0.2",
+        null="CPU doesn't count",
+    ),
     "ready": Key(READY, "When a started container counts as running.", "{http: /, timeout: 30s}", null="at once"),
     "pull": Key(choice(PullPolicy), "Whether nodes may pull a missing image.", "missing"),
     "labels": Key(LABELS, "Labels that a node must have to get these workspaces.", "{}"),
@@ -175,6 +183,7 @@ ROOT = section(
     scheduler=Key(
         section(strategy=Key(choice(Strategy), "How a node is chosen among those that fit.", "spread")), "Placement."
     ),
+    reap=Key(REAP, "What `reap-idle` does besides the limits of classes."),
     requests=Key(
         section(keep=Key(duration("7d"), "How long a request id is remembered, with its first result.", "7d")),
         "Request ids, which make a repeated command harmless.",

@@ -10,7 +10,7 @@ no I/O; the same view gives the same steps in every process.
 from wsctl.planner.decision import Decision
 from wsctl.planner.difference import Difference, Kind
 from wsctl.planner.drift import differences, wrong_counts
-from wsctl.planner.idle import IdleEvidence, IdleVerdict, Verdict, judge_idle
+from wsctl.planner.idle import IdleEvidence, IdleLimits, IdleVerdict, Verdict, judge_idle, needs_look
 from wsctl.planner.life import plan_mark, plan_remove, plan_restart, plan_stop, plan_undo
 from wsctl.planner.place import plan_place, plan_start
 from wsctl.planner.reconcile import Rules, plan_repair
@@ -19,12 +19,14 @@ __all__ = [
     "Decision",
     "Difference",
     "IdleEvidence",
+    "IdleLimits",
     "IdleVerdict",
     "Kind",
     "Rules",
     "Verdict",
     "differences",
     "judge_idle",
+    "needs_look",
     "plan_mark",
     "plan_place",
     "plan_remove",

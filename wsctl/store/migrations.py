@@ -49,6 +49,8 @@ STEPS = (
     Step(13, "requests_by_time", "37e3af16c834879bc3475b6a33c26eb569d896cb7e7ed7f576977870b3d9cadf"),
     Step(14, "slots", "ef65aaef2e62fe8e6b1dc4fe416c392e3b4652030d0cc8ba53204fd9c3bdf874"),
     Step(15, "retired", "6b233e93eebe5759ed782571af6c5ad10a9f129cc6ff67fcd22759c867c5fb9b"),
+    Step(16, "samples_cpu", "7ddae55061a049042018e88f5ec2696e6caaae44e351c12f99991ac632747acf"),
+    Step(17, "notes", "c0fa39a76a6b0b7c3b213a0c756ace446a1a22ac8f15d2f171d80c957d9a558b"),
 )
 KNOWN = STEPS[-1].version
 

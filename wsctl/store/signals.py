@@ -5,19 +5,26 @@ Responsible for: reading and replacing those rows. Not responsible for: what the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from wsctl.model import Activity, NetworkSample, NodeMark, NodeState
+from wsctl.model import Activity, NodeMark, NodeState
 from wsctl.records import AuditEntry
+from wsctl.signals import NetworkSample, Note
 from wsctl.store import rows
 from wsctl.store.base import ClusterRows
-from wsctl.store.database import Session, clean, marks, utc
+from wsctl.store.database import Duplicate, Session, clean, marks, utc
 
 T = TypeVar("T")
 
 _CHUNK = 150  # rows a statement: below the 999 parameters that old SQLite allows
+
+_SENTINEL = ""
+"""The user, who can't exist, in whose row of `activity` stands since when there are data."""
+
+_SINCE = "SELECT last_active_at FROM activity WHERE cluster = ? AND user = ?"
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -48,16 +55,29 @@ class SignalRows(ClusterRows):
         self._write(work)
 
     def touch(self, users: Collection[str], at: datetime, source: str) -> None:
-        when, why = self._dialect.encode_time(utc(at)), clean(source, 200)
-        self._upsert(
-            "activity",
-            ["last_active_at", "source"],
-            [(user, when, why) for user in set(users)],
-            newest="last_active_at",
-        )
+        self.touch_at(dict.fromkeys(users, at), source)
+
+    def touch_at(self, times: Mapping[str, datetime], source: str) -> None:
+        why, encode = clean(source, 200), self._dialect.encode_time
+        values = sorted((user, encode(utc(at)), why) for user, at in times.items())
+        columns = ["last_active_at", "source"]
+
+        def work(session: Session) -> None:
+            self._upsert_in(session, "activity", columns, values, newest="last_active_at")
+            if not session.query(_SINCE, (self._cluster, _SENTINEL)):
+                # It goes with the table's rows when somebody empties it: then it isn't known who was active.
+                with contextlib.suppress(Duplicate):
+                    sql = "INSERT INTO activity (cluster, user, last_active_at, source)"
+                    session.execute(f"{sql} VALUES (?, ?, {self._dialect.now}, 'since')", (self._cluster, _SENTINEL))
+
+        self._write(work)
+
+    def activity_since(self) -> datetime | None:
+        found = self._database.read(lambda session: session.query(_SINCE, (self._cluster, _SENTINEL)))
+        return self._dialect.decode_time(found[0][0]) if found else None
 
     def activity(self, users: Collection[str] | None = None) -> Mapping[str, Activity]:
-        sql = "SELECT user, last_active_at, source FROM activity WHERE cluster = ?"
+        sql = f"SELECT user, last_active_at, source FROM activity WHERE cluster = ? AND user <> '{_SENTINEL}'"
         found: list[Any] = []
         if users is None:
             found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
@@ -69,28 +89,59 @@ class SignalRows(ClusterRows):
         return {user: Activity(user, when(at), source) for user, at, source in found}
 
     def samples(self) -> Mapping[str, NetworkSample]:
-        sql = "SELECT user, container_id, tx_bytes, observed_at FROM samples WHERE cluster = ?"
+        sql = "SELECT user, container_id, tx_bytes, observed_at, cpu_ns FROM samples WHERE cluster = ?"
         found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
         when = self._dialect.decode_time
-        return {user: NetworkSample(user, container, int(sent), when(at)) for user, container, sent, at in found}
+        return {
+            user: NetworkSample(user, container, int(sent), when(at), None if cpu is None else int(cpu))
+            for user, container, sent, at, cpu in found
+        }
 
     def save_samples(self, samples: Sequence[NetworkSample]) -> None:
         encode = self._dialect.encode_time
         last = {sample.user: sample for sample in samples}
-        values = [(s.user, clean(s.container_id, 200), s.tx_bytes, encode(utc(s.observed_at))) for s in last.values()]
-        self._upsert("samples", ["container_id", "tx_bytes", "observed_at"], values)
+        values = sorted(
+            (s.user, clean(s.container_id, 200), s.tx_bytes, encode(utc(s.observed_at)), s.cpu_ns)
+            for s in last.values()
+        )
+        columns = ["container_id", "tx_bytes", "observed_at", "cpu_ns"]
+        if values:
+            self._database.write(lambda session: self._upsert_in(session, "samples", columns, values))
 
-    def _upsert(
-        self, table: str, columns: list[str], values: list[tuple[object, ...]] | list[Any], newest: str | None = None
+    def notes(self, topic: str, subjects: Collection[str] | None = None) -> Mapping[str, Note]:
+        sql = "SELECT subject, value, noted_at FROM notes WHERE cluster = ? AND topic = ?"
+        found: list[Any] = []
+        for chunk in [None] if subjects is None else _chunks(sorted(set(subjects))):
+            some = sql if chunk is None else f"{sql} AND subject IN ({marks(len(chunk))})"
+            params = (self._cluster, topic, *(chunk or ()))
+            found += self._database.read(lambda s, some=some, params=params: s.query(some, params))  # type: ignore[misc]
+        return {subject: Note(str(value), self._dialect.decode_time(at)) for subject, value, at in found}
+
+    def set_notes(self, topic: str, values: Mapping[str, str], at: datetime) -> None:
+        when, keys = self._dialect.encode_time(utc(at)), ["cluster", "topic", "subject"]
+        rows = [(self._cluster, topic, subject, clean(values[subject], 2000), when) for subject in sorted(values)]
+
+        def work(session: Session) -> None:
+            for chunk in _chunks(rows):
+                sql = self._dialect.upsert("notes", keys, ["value", "noted_at"], rows=len(chunk))
+                session.execute(sql, [value for row in chunk for value in row])
+
+        if rows:
+            self._database.write(work)
+
+    def drop_notes(self, topic: str, subjects: Collection[str]) -> None:
+        def work(session: Session) -> None:
+            for chunk in _chunks(sorted(subjects)):
+                sql = f"DELETE FROM notes WHERE cluster = ? AND topic = ? AND subject IN ({marks(len(chunk))})"
+                session.execute(sql, (self._cluster, topic, *chunk))
+
+        if subjects:
+            self._database.write(work)
+
+    def _upsert_in(
+        self, session: Session, table: str, columns: list[str], values: Sequence[Any], newest: str | None = None
     ) -> None:
-        # Sorted, so that two of these at once lock their rows in the same order.
-        values = sorted(values, key=lambda row: str(row[0]))
-        if not values:
-            return
-
-        def work(session: Any) -> None:
-            for chunk in _chunks(values):
-                sql = self._dialect.upsert(table, ["cluster", "user"], columns, rows=len(chunk), newest=newest)
-                session.execute(sql, [value for row in chunk for value in (self._cluster, *row)])
-
-        self._database.write(work)
+        """Rows of users. `values` are sorted, so that two of these at once lock their rows in the same order."""
+        for chunk in _chunks(values):
+            sql = self._dialect.upsert(table, ["cluster", "user"], columns, rows=len(chunk), newest=newest)
+            session.execute(sql, [value for row in chunk for value in (self._cluster, *row)])

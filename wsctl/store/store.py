@@ -6,6 +6,8 @@ Responsible for: being the one object that implements `ports.Store`. Not respons
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from wsctl.store.audit import AuditRows
 from wsctl.store.database import Database
 from wsctl.store.placements import PlacementRows
@@ -29,6 +31,10 @@ class SqlStore(PlacementRows, SignalRows, AuditRows, RequestRows):
     def cluster(self) -> str:
         """The cluster whose rows this is."""
         return self._cluster
+
+    def database_time(self) -> datetime:
+        found = self._database.read(lambda session: session.query(f"SELECT {self._dialect.now}"))
+        return self._dialect.decode_time(found[0][0])
 
     def schema_version(self) -> int:
         return self._version

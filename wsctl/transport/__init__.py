@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from wsctl.errors import NodeError, NotFound
 from wsctl.model import Node
+from wsctl.ports import Commands
 from wsctl.transport import fanout, lazy
 from wsctl.transport.host_keys import HostKey
 from wsctl.transport.once import Once
@@ -76,6 +77,16 @@ class Connections:
         sessions = self._sessions.peek()
         if sessions is not None:
             sessions.close()
+
+    def commands(self, name: str) -> Commands:
+        """Commands on the node, over the connection that the engine has, or on this machine. Connects when a command is
+        run; raises `NotFound`."""
+        node = self._node(name)
+        from wsctl.transport.shell import LocalShell, NodeCommands, SshShell
+
+        if node.is_local:
+            return NodeCommands(lambda: LocalShell(name), self._timeouts.request)
+        return NodeCommands(lambda: SshShell(name, self._sessions.get().session(node)), self._timeouts.request)
 
     def scan_host_key(self, name: str) -> HostKey:
         """The host key that the node presents, without logging in. With jump hosts: the first host on the way whose

@@ -6,11 +6,22 @@ every container that wsctl creates. Not responsible for: requests (`engine`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from wsctl.model import LABEL_CLUSTER, LABEL_GENERATION, LABEL_SPEC, LABEL_USER, Container, Resources, is_user_id
+from wsctl.model import (
+    LABEL_CLUSTER,
+    LABEL_GENERATION,
+    LABEL_SPEC,
+    LABEL_USER,
+    Container,
+    Resources,
+    is_user_id,
+)
 from wsctl.ports import ContainerSpec
+from wsctl.signals import ContainerSigns
 
 CAPABILITIES = (
     "CHOWN",
@@ -107,6 +118,28 @@ def _published(ports: Iterable[Mapping[str, Any]]) -> tuple[str | None, int | No
             address = port.get("IP")
             return (str(address) if address else None), number
     return None, None
+
+
+def signs_of(stats: Mapping[str, Any], inspected: Mapping[str, Any]) -> ContainerSigns:
+    """Signs of life, from `GET /containers/{id}/stats` and the inspection of a running container."""
+    used = ((stats.get("cpu_stats") or {}).get("cpu_usage") or {}).get("total_usage")
+    execs = inspected.get("ExecIDs")
+    return ContainerSigns(
+        tx_bytes=sent_bytes(stats),
+        cpu_ns=used if isinstance(used, int) and used > 0 else None,
+        execs=len(execs) if isinstance(execs, list) else 0,
+    )
+
+
+def time_of(text: object) -> datetime | None:
+    """A time as engines write it, which has more digits than Python reads; None if there is none."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?\d*(Z|[+-]\d\d:\d\d)", str(text), re.ASCII)
+    if found is None:
+        return None
+    try:
+        return datetime.fromisoformat(f"{found[1]}{found[2] or ''}{found[3].replace('Z', '+00:00')}").astimezone(UTC)
+    except ValueError:
+        return None
 
 
 def sent_bytes(stats: Mapping[str, Any]) -> int | None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from wsctl.errors import EngineError, ImageMissing, NodeError, NodeUnreachable, NotReady
 from wsctl.model import LABEL_CLUSTER, Container, EngineFacts, Node, ReadyProbe, is_user_id
 from wsctl.ports import ContainerSpec
+from wsctl.signals import ContainerSigns
 from wsctl.transport import containers, failures, ready
 from wsctl.transport.docker_client import OLDEST_API, Client, NoEngine, TooOld
 from wsctl.transport.docker_socket import Opener
@@ -71,6 +72,7 @@ class DockerEngine:
             ncpu=int(info.get("NCPU") or 0),
             memory_bytes=int(info.get("MemTotal") or 0),
             containers_running=int(info.get("ContainersRunning") or 0),
+            system_time=containers.time_of(info.get("SystemTime")),
         )
 
     def containers(self) -> list[Container]:
@@ -164,14 +166,17 @@ class DockerEngine:
             details={"tail": tail},
         )
 
-    def tx_bytes(self, name_or_id: str) -> int | None:
+    def signs(self, name_or_id: str) -> ContainerSigns | None:
         try:
             stats = self._ask(lambda: self.client.stats(name_or_id, stream=False, one_shot=True))
         except EngineError as error:
             if error.details.get("status") in (404, 409):
                 return None
             raise
-        return containers.sent_bytes(cast(dict[str, Any], stats))
+        said = self._inspect(name_or_id)
+        if said is None or not (said.get("State") or {}).get("Running"):
+            return None
+        return containers.signs_of(cast(dict[str, Any], stats), said)
 
     def tail(self, name_or_id: str, lines: int = 10) -> str:
         said = self._inspect(name_or_id)

@@ -131,6 +131,18 @@ class SshShell:
         return ChannelStream(channel)
 
 
+class NodeCommands:
+    """`ports.Commands` on a shell that is opened when it is needed."""
+
+    def __init__(self, shell: Callable[[], Shell], timeout_s: float) -> None:
+        self._shell = shell
+        self._timeout_s = timeout_s
+
+    def run(self, argv: Sequence[str]) -> tuple[int, str]:
+        done = self._shell().run(argv, b"", self._timeout_s)
+        return done.code, (done.out + done.err).decode("utf-8", "replace")
+
+
 def _feed(channel: paramiko.Channel, data: bytes) -> None:
     """Send stdin and its end. A command that ends before it read all of it says why itself."""
     with contextlib.suppress(OSError):

@@ -1,0 +1,70 @@
+"""`wsctl systemd`: units and cron lines."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import Desk
+from wsctl.systemd import JOBS, cron_line, units
+
+FILES = {f"wsctl-{job}.{kind}" for job in JOBS for kind in ("service", "timer")}
+
+
+def test_units_are_written_once_and_kept_up_to_date(desk: Desk, tmp_path: Path) -> None:
+    argv = ("systemd", "install", "--dir", str(tmp_path), "--user", "wsctl", "-o", "json")
+    dry = desk(*argv, "--dry-run").items
+    assert {item["action"] for item in dry} == {"would-write"}
+    assert not list(tmp_path.iterdir())
+    first = desk(*argv)
+    assert {item["action"] for item in first.items} == {"written"}
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    text = (tmp_path / "wsctl-reap-idle.service").read_text()
+    assert f"--inventory {desk.folder}/inventory.yaml\n" in text
+    assert "User=wsctl\n" in text
+    assert {item["action"] for item in desk(*argv).items} == {"unchanged"}
+    told = desk(*argv[:-2]).err
+    assert "systemctl enable --now wsctl-reap-idle.timer wsctl-reconcile.timer" in told
+    again = desk(*argv[:-4], "--user", "ops", "-o", "json", "reap-idle").items
+    assert [item["action"] for item in again] == ["written", "unchanged"]
+
+
+def test_somebody_elses_unit_stays(desk: Desk, tmp_path: Path) -> None:
+    theirs = tmp_path / "wsctl-reconcile.timer"
+    theirs.write_text("[Timer]\n")
+    result = desk("systemd", "install", "--dir", str(tmp_path))
+    assert (result.code, result.out) == (5, "")
+    assert [path.name for path in tmp_path.iterdir()] == [theirs.name]
+
+
+def test_what_is_printed(desk: Desk) -> None:
+    out = desk.ok("systemd", "print", "reap-idle", "--user", "wsctl").out
+    assert out.startswith("# /etc/systemd/system/wsctl-reap-idle.service\n")
+    assert "OnCalendar=*:0/5" in out
+    assert "reconcile" not in out
+    lines = desk.ok("systemd", "print", "--cron", "--user", "wsctl").out.splitlines()
+    assert [line.split()[5:6] for line in lines] == [["wsctl"], ["wsctl"]]
+    assert desk("systemd", "print", "backups").code == 4
+    assert desk("systemd", "print", "--user", "a b").code == 2
+
+
+def test_odd_paths_are_quoted() -> None:
+    job = JOBS["reap-idle"]
+    text = units(job, ["/opt/my tools/wsctl"], '/etc/100%/$x/"y"\\z.yaml', "u")["wsctl-reap-idle.service"]
+    assert 'ExecStart="/opt/my tools/wsctl" reap-idle' in text
+    assert '--inventory "/etc/100%%/$$x/\\"y\\"\\\\z.yaml"\n' in text
+    assert "'/etc/100\\%/a b.yaml'" in cron_line(job, ["wsctl"], "/etc/100%/a b.yaml", "u")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd isn't on this machine")
+def test_systemd_reads_them(desk: Desk, tmp_path: Path) -> None:
+    desk("systemd", "install", "--dir", str(tmp_path))
+    files = [str(tmp_path / name) for name in sorted(FILES)]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True, timeout=60, check=False
+    )
+    ours = [line for line in done.stderr.splitlines() if "wsctl-" in line]
+    assert (done.returncode, ours) == (0, []), done.stderr

@@ -1,0 +1,98 @@
+"""The texts that make wsctl run by itself: systemd units and cron lines.
+
+Responsible for: which jobs there are, how often they run, and quoting. Not responsible for: writing files (`commands`).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MADE_BY = "# Made by `wsctl systemd`; changes belong into a drop-in: systemctl edit"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something to run regularly: `argv` behind `wsctl`, when (systemd's OnCalendar, cron's five fields), how long it
+    may take at most, and by how much it is spread so that control hosts don't begin in the same second."""
+
+    name: str
+    about: str
+    argv: tuple[str, ...]
+    calendar: str
+    cron: str
+    limit: str
+    spread_s: int
+
+
+JOBS = {
+    job.name: job
+    for job in (
+        Job(
+            "reap-idle",
+            "stop workspaces that nobody uses",
+            ("reap-idle", "--yes", "--quiet", "--output", "plain"),
+            "*:0/5",
+            "*/5 * * * *",
+            "30min",
+            20,
+        ),
+        Job(
+            "reconcile",
+            "mend what differs from the state",
+            ("reconcile", "--yes", "--quiet", "--output", "plain"),
+            "*:17",
+            "17 * * * *",
+            "1h",
+            120,
+        ),
+    )
+}
+
+
+def units(job: Job, command: Sequence[str], inventory: str, user: str) -> dict[str, str]:
+    """The service and the timer of a job, by file name. `command` is how wsctl is started, in absolute paths."""
+    argv = " ".join(_word(word) for word in (*command, *job.argv, "--inventory", inventory))
+    service = f"""\
+{MADE_BY} wsctl-{job.name}.service
+[Unit]
+Description=wsctl {job.name}: {job.about}
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=oneshot
+User={user}
+ExecStart={argv}
+TimeoutStartSec={job.limit}
+"""
+    timer = f"""\
+{MADE_BY} wsctl-{job.name}.timer
+[Unit]
+Description=wsctl {job.name}: {job.about}, regularly
+
+[Timer]
+OnCalendar={job.calendar}
+RandomizedDelaySec={job.spread_s}s
+AccuracySec=1s
+
+[Install]
+WantedBy=timers.target
+"""
+    return {f"wsctl-{job.name}.service": service, f"wsctl-{job.name}.timer": timer}
+
+
+def cron_line(job: Job, command: Sequence[str], inventory: str, user: str) -> str:
+    """The same as a line of /etc/cron.d. Cron mails what is said, which is nothing unless something failed."""
+    words = shlex.join((*command, *job.argv, "--inventory", inventory)).replace("%", r"\%")
+    return f"{job.cron}  {user}  {words} > /dev/null"
+
+
+def _word(word: str) -> str:
+    """A word of ExecStart: systemd expands % and $, and reads quotes and backslashes."""
+    word = word.replace("%", "%%").replace("$", "$$")
+    if re.fullmatch(r"[\w@%+=:,./$-]+", word, re.ASCII):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
