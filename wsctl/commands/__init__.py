@@ -29,6 +29,12 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "reconcile": Entry("reconcile:reconcile", "Find what differs from the state, and repair what is safe."),
     "render-gateway": Entry("gateway:render_gateway", "Write the Nginx route map, or the snippet that goes with it."),
     "audit": Entry("audit:audit", "Show what was done and by whom, export it, or check that it is whole."),
+    "backup": {
+        "state": Entry("backup:backup_state", "Copy the cluster's state into one portable file."),
+    },
+    "restore": {
+        "state": Entry("backup:restore_state", "Write the state of a file into the state database."),
+    },
     "node": {
         "ls": Entry("node:ls", "List nodes with state, load and reachability."),
         "show": Entry("node:show", "Show one node and who lives there."),
@@ -54,6 +60,8 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
 }
 
 GROUP_HELP = {
+    "backup": "Copies: of the state.",
+    "restore": "Bring back what `backup` copied.",
     "node": "Nodes: list, check, trust, cordon.",
     "lease": "Leases: who is acting on what.",
     "db": "The state database's schema.",
