@@ -7,11 +7,8 @@ there are and in which transaction they are read and written (`store.portable`).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from wsctl.errors import BackupDamaged, Refused
+from wsctl.newfile import replacing
 from wsctl.store.columns import TABLES, Record, problem
 from wsctl.store.migrations import KNOWN
 
@@ -66,7 +64,7 @@ def write(store: SqlStore, path: Path, *, made_at: datetime, made_by: str) -> Wr
             "wsctl": "state", "format": FORMAT, "cluster": store.cluster, "schema_version": store.schema_version(),
             "made_at": made_at.isoformat(timespec="seconds"), "made_by": made_by, "counts": dict(snapshot.counts),
         }  # fmt: skip
-        with _replacing(path) as file:
+        with replacing(path) as file:
             digest, size = hashlib.sha256(), 0
             for line in _lines(header, snapshot):
                 file.write(line)
@@ -201,29 +199,3 @@ def _may_be_replaced(path: Path, cluster: str) -> None:
     except Refused:
         pass
     raise Refused(f"{path} exists and isn't a copy of this cluster's state; it is untouched", hint="name another file")
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that becomes `path` in one step, durably, when the block ends well; else nothing is left of it."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise Refused(
-            f"cannot write {path}: {error.strerror or error}; what was there is untouched",
-            hint=f"check the folder {path.parent}, its permissions and its free space",
-        ) from error

@@ -31,9 +31,11 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "audit": Entry("audit:audit", "Show what was done and by whom, export it, or check that it is whole."),
     "backup": {
         "state": Entry("backup:backup_state", "Copy the cluster's state into one portable file."),
+        "export": Entry("archive:backup_export", "Write all files of a user into one archive."),
     },
     "restore": {
         "state": Entry("backup:restore_state", "Write the state of a file into the state database."),
+        "import": Entry("archive:restore_import", "Put the files of an archive in a user's place."),
     },
     "node": {
         "ls": Entry("node:ls", "List nodes with state, load and reachability."),
@@ -60,7 +62,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
 }
 
 GROUP_HELP = {
-    "backup": "Copies: of the state.",
+    "backup": "Copies: of the state, of a user's files.",
     "restore": "Bring back what `backup` copied.",
     "node": "Nodes: list, check, trust, cordon.",
     "lease": "Leases: who is acting on what.",
