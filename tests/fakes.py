@@ -139,7 +139,7 @@ class FakeEngine:
 
     def effects(self) -> list[tuple[str, str]]:
         """The calls that change something."""
-        changing = {"pull", "create", "start", "stop", "rename", "remove", "purge_data"}
+        changing = {"pull", "create", "start", "stop", "pause", "unpause", "rename", "remove", "purge_data"}
         return [call for call in self.calls if call[0] in changing]
 
     def add(
@@ -231,10 +231,27 @@ class FakeEngine:
     def stop(self, name_or_id: str, grace_s: float = 10.0) -> None:
         def stop() -> None:
             one = self._find(name_or_id)
-            if one is not None and one.state == "running":
+            if one is not None and one.state in ("running", "paused"):
                 one.state = "exited"
 
         self._do("stop", name_or_id, stop)
+
+    def pause(self, name_or_id: str) -> None:
+        def pause() -> None:
+            one = self._existing(name_or_id)
+            if one.state not in ("running", "paused"):
+                raise EngineError(self.name, f"Container {name_or_id} is not running", details={"status": 409})
+            one.state = "paused"
+
+        self._do("pause", name_or_id, pause)
+
+    def unpause(self, name_or_id: str) -> None:
+        def unpause() -> None:
+            one = self._find(name_or_id)
+            if one is not None and one.state == "paused":
+                one.state = "running"
+
+        self._do("unpause", name_or_id, unpause)
 
     def rename(self, name_or_id: str, name: str) -> None:
         def rename() -> None:
@@ -338,7 +355,7 @@ class FakeEngine:
     def _port_in_use(self, port: int) -> bool:
         if port in self.busy_ports:
             return True
-        return any(one.state == "running" and one.spec.host_port == port for one in self._held.values())
+        return any(one.state in ("running", "paused") and one.spec.host_port == port for one in self._held.values())
 
 
 def _foreign(name: str, address: str, port: int | None, labels: dict[str, str]) -> ContainerSpec:
@@ -369,7 +386,7 @@ def _inspected(one: FakeContainer) -> Container:
 def _listed(one: FakeContainer) -> Container:
     """As the engine's list has it: the ports of one that doesn't run aren't there."""
     found = _inspected(one)
-    return found if one.state == "running" else replace(found, address=None, host_port=None)
+    return found if one.state in ("running", "paused") else replace(found, address=None, host_port=None)
 
 
 GOOD_MACHINE = """\

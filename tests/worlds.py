@@ -236,10 +236,10 @@ WRITES = (
     "recount", "begin_request", "finish_request",
 )  # fmt: skip
 CALLS = (
-    "facts", "containers", "container", "has_image", "pull", "create", "start", "stop", "rename", "remove",
-    "await_ready", "signs", "purge_data",
+    "facts", "containers", "container", "has_image", "pull", "create", "start", "stop", "pause", "unpause", "rename",
+    "remove", "await_ready", "signs", "purge_data",
 )  # fmt: skip
-EFFECTS = {"pull", "create", "start", "stop", "rename", "remove", "purge_data", *WRITES}
+EFFECTS = {"pull", "create", "start", "stop", "pause", "unpause", "rename", "remove", "purge_data", *WRITES}
 
 
 class Fault(StrEnum):

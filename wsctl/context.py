@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from wsctl.folders import Folders
 from wsctl.model import Node
 from wsctl.ports import Clock, Commands, Engine, Gateway, Leases
 from wsctl.records import Actor
@@ -51,6 +52,9 @@ class Fleet(Protocol):
 
     def engine(self, name: str) -> Engine:
         """The node's engine; see `ports.EngineFactory`."""
+
+    def folders(self, name: str) -> Folders:
+        """The users' folders of the node; see `folders.Folders`."""
 
     def warm(self, names: Iterable[str]) -> None:
         """Begin to connect in the background."""

@@ -12,6 +12,7 @@ original, so that nothing above them knows paramiko, docker, pymysql or redis.
     │   ├─ ConfirmationRequired         nobody to ask, and no --yes
     │   ├─ PlanChanged                  the world moved since the plan was shown
     │   ├─ StaleGeneration              the placement was changed by somebody else
+    │   ├─ BackupDamaged                a backup or archive is cut short, edited, hostile, newer or not ours
     │   └─ AuditDamaged                 rows of the audit table were changed or removed
     ├─ LeaseHeld                    6   somebody else is acting on it
     │   └─ StartsBusy                   the node is starting as many workspaces as it may
@@ -92,6 +93,12 @@ class PlanChanged(Refused):
     """What would be done now isn't what was shown and confirmed."""
 
     code = "plan-changed"
+
+
+class BackupDamaged(Refused):
+    """A backup or archive is cut short, edited, hostile, of a newer program or of another cluster."""
+
+    code = "backup-damaged"
 
 
 class AuditDamaged(Refused):

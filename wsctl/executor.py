@@ -48,6 +48,7 @@ from wsctl.plan import (
     StartContainer,
     Step,
     StopContainer,
+    UnpauseContainer,
     Work,
 )
 from wsctl.ports import Clock, Conflict, ContainerSpec, EngineFactory, Reservation, Store
@@ -139,6 +140,7 @@ class _Run:
             StartContainer: self._start,
             AwaitReady: self._await_ready,
             StopContainer: self._stop,
+            UnpauseContainer: self._unpause,
             RemoveContainer: self._remove,
             QuarantineContainer: self._quarantine,
             PurgeData: self._purge,
@@ -271,6 +273,9 @@ class _Run:
     def _stop(self, step: StopContainer) -> None:
         self.executor.engines(step.node).stop(container_name(step.user), step.grace_s)
 
+    def _unpause(self, step: UnpauseContainer) -> None:
+        self.executor.engines(step.node).unpause(container_name(step.user))
+
     def _remove(self, step: RemoveContainer) -> None:
         self.executor.engines(step.node).remove(step.container_id or container_name(step.user))
 
@@ -344,7 +349,9 @@ class _Run:
 
 
 _WRITES = (Reserve, Claim, Settle, Release, MarkNode)
-_FENCED = (CreateContainer, StartContainer, StopContainer, RemoveContainer, QuarantineContainer, PurgeData)
+_FENCED = (
+    CreateContainer, StartContainer, StopContainer, UnpauseContainer, RemoveContainer, QuarantineContainer, PurgeData,
+)  # fmt: skip
 
 _CONFLICTS = {
     Conflict.USER_EXISTS: "somebody else placed the user first",

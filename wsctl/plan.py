@@ -124,6 +124,14 @@ class StopContainer(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class UnpauseContainer(Step):
+    """Let the user's container go on that somebody froze."""
+
+    sign: ClassVar[str] = "+"
+    verb: ClassVar[str] = "unpause"
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveContainer(Step):
     """Remove a container, never its data. `container_id` pins the very one that was observed."""
 

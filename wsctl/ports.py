@@ -98,6 +98,12 @@ class Engine(Protocol):
     def rename(self, name_or_id: str, name: str) -> None:
         """Give the container another name. Raises `NameTaken`, `EngineError` if the container is absent."""
 
+    def pause(self, name_or_id: str) -> None:
+        """Freeze all its processes; nothing happens if they are frozen. Raises `EngineError` if it doesn't run."""
+
+    def unpause(self, name_or_id: str) -> None:
+        """Let them go on; nothing happens if they do, or if it is stopped or absent."""
+
     def remove(self, name_or_id: str) -> None:
         """Remove the container (killing it if it runs), never its data; nothing happens if it is absent."""
 
@@ -206,6 +212,9 @@ class Store(Protocol):
         there), False forgets any home, None leaves what is remembered as it is. With the placement gone already, only a
         release that was decided on there being none (`generation` 0) may forget the home.
         """
+
+    def remember_home(self, user: str, node: str, *, audit: Sequence[AuditEntry] = ()) -> bool:
+        """Record that the files of a user without a placement are on `node`; False if the user has a placement."""
 
     def homes(self) -> Mapping[str, str]:
         """Users whose files stayed on a node when they were removed: user to node. Means nothing for users who have

@@ -8,22 +8,26 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.builders import CLUSTER, IMAGE
+from tests.builders import node as node_of
 from tests.fakes import FakeClock, FakeCommands, FakeEngine, FakeFleet
 from tests.gateways import FakeGateways
 from wsctl.cli import main
 from wsctl.context import SystemClock, Wiring
+from wsctl.folders import Folders
 from wsctl.model import Node
 from wsctl.ports import Clock
 from wsctl.store import lease_rows, open_store
 from wsctl.store.store import SqlStore
+from wsctl.transport.folders import ShellFolders
 from wsctl.transport.host_keys import HostKey, KeyStatus
+from wsctl.transport.pipes import LocalLauncher
 
 INVENTORY = f"""\
 version: 1
@@ -50,7 +54,8 @@ KEY = HostKey("10.0.0.1", "ssh-ed25519", b"a public key", KeyStatus.NEW, "/nowhe
 
 @dataclass
 class Reached:
-    """`context.Fleet` on fake engines; it outlives the commands that use it. `closed` counts how many did."""
+    """`context.Fleet` on fake engines; it outlives the commands that use it. `closed` counts how many did.
+    The users' folders are real ones: `root/<node>/<user>`."""
 
     fleet: FakeFleet
     key: HostKey = KEY
@@ -59,10 +64,18 @@ class Reached:
     machines: dict[str, FakeCommands] = field(default_factory=dict)
     opened: int = 0
     closed: int = 0
+    root: Path | None = None
 
     def __call__(self, nodes: Mapping[str, Node], cluster: str) -> Reached:
         self.opened += 1
         return self
+
+    def folders(self, name: str) -> Folders:
+        self.fleet(name)
+        if self.root is None:
+            raise AssertionError("this test has no folders")
+        node = replace(node_of(name), host_root=str(self.root / name))
+        return ShellFolders(node, LocalLauncher(name, 10.0))
 
     def engine(self, name: str) -> FakeEngine:
         return self.fleet(name)
@@ -251,7 +264,7 @@ def desk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     folder.mkdir()
     monkeypatch.chdir(folder)
     fleet = FakeFleet(["n1", "n2", "n3"])
-    desk = Desk(folder, fleet, Reached(fleet), FakeClock(), monkeypatch)
+    desk = Desk(folder, fleet, Reached(fleet, root=folder.parent / "nodes"), FakeClock(), monkeypatch)
     desk.inventory()
     return desk
 

@@ -63,6 +63,7 @@ for reader in (
     "activity ls",
     "systemd print",
     "doctor",
+    "backup state",
 ):
     WRITERS.remove(reader)
 WRITERS = [name for name in WRITERS if not name.startswith("inventory")]

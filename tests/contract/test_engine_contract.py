@@ -239,6 +239,33 @@ def test_stop_then_stop_again(world: World) -> None:
     assert listed.host_port is None
 
 
+def test_pause_and_unpause_freeze_and_free(world: World) -> None:
+    spec = world.spec()
+    world.engine.create(spec)
+    with pytest.raises(EngineError):
+        world.engine.pause(spec.name)
+    world.engine.start(spec.name)
+    for _ in range(2):  # a second time is no error: the request may have been sent twice
+        world.engine.pause(spec.name)
+        found = world.engine.container(spec.name)
+        assert found is not None
+        assert (found.state, found.is_running) == ("paused", True)
+    listed = next(one for one in world.engine.containers() if one.name == spec.name)
+    assert (listed.state, listed.host_port) == ("paused", spec.host_port)
+    for _ in range(2):
+        world.engine.unpause(spec.name)
+        found = world.engine.container(spec.name)
+        assert found is not None
+        assert found.state == "running"
+    world.engine.pause(spec.name)
+    world.engine.stop(spec.name, grace_s=0)
+    world.engine.unpause(spec.name)
+    found = world.engine.container(spec.name)
+    assert found is not None
+    assert found.state == "exited"
+    world.engine.unpause("ws-u-nobody-at-all")
+
+
 def test_stop_and_remove_of_an_absent_container_are_fine(world: World) -> None:
     world.engine.stop("ws-u-nobody-at-all")
     world.engine.remove("ws-u-nobody-at-all")

@@ -672,3 +672,12 @@ def test_a_reader_isnt_blocked_by_a_writer(store: SqlStore, place: Place) -> Non
         leave.set()
         writer.join()
         other.close()
+
+
+def test_files_may_be_where_nobody_is_placed_yet(store: SqlStore) -> None:
+    assert store.remember_home("alice", "n2")
+    assert store.remember_home("alice", "n3")
+    assert store.homes() == {"alice": "n3"}
+    placed(store.reserve(want("bob")))
+    assert not store.remember_home("bob", "n2")
+    assert "bob" not in store.homes()

@@ -104,6 +104,14 @@ def test_one_that_ended_is_started() -> None:
     assert verbs(state) == ["claim", "start", "await", "record"]
 
 
+def test_one_that_was_left_paused_goes_on() -> None:
+    state = placed(mine(state="paused"))
+    assert kinds(state) == [("paused", True)]
+    assert verbs(state) == ["unpause"]
+    state = placed(mine(state="paused"), state=PlacementState.STOPPED)
+    assert kinds(state) == [("should-be-stopped", True)]
+
+
 def test_one_that_runs_though_it_is_stopped_is_stopped() -> None:
     state = placed(mine(), state=PlacementState.STOPPED)
     assert kinds(state) == [("should-be-stopped", True)]

@@ -38,6 +38,14 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
         "print": Entry("systemd:print_", "Print units or cron lines that run wsctl regularly."),
         "install": Entry("systemd:install", "Write the units."),
     },
+    "backup": {
+        "state": Entry("backup:backup_state", "Copy the cluster's state into one portable file."),
+        "export": Entry("archive:backup_export", "Write all files of a user into one archive."),
+    },
+    "restore": {
+        "state": Entry("backup:restore_state", "Write the state of a file into the state database."),
+        "import": Entry("archive:restore_import", "Put the files of an archive in a user's place."),
+    },
     "node": {
         "ls": Entry("node:ls", "List nodes with state, load and reachability."),
         "show": Entry("node:show", "Show one node and who lives there."),
@@ -66,6 +74,8 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
 GROUP_HELP = {
     "activity": "Who is active: the gateway's access log.",
     "systemd": "Running reap-idle and reconcile regularly.",
+    "backup": "Copies: of the state, of a user's files.",
+    "restore": "Bring back what `backup` copied.",
     "node": "Nodes: list, check, trust, cordon.",
     "lease": "Leases: who is acting on what.",
     "db": "The state database's schema.",

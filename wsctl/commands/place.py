@@ -65,7 +65,7 @@ def place(
     from wsctl.workflow import Options, Outcome, Workflow
 
     targets = _targets(users, source)
-    operation = _operation(app, targets, workspace_class, strategy, fresh=fresh, explain=explain)
+    operation = operation_for(app, targets, workspace_class, strategy, fresh=fresh, explain=explain)
     world = app.world(dry_run=dry_run, parallel=parallel, wait_s=seconds(wait, "--wait"))
     request = app.request(request_id, "place", targets, workspace_class=workspace_class, strategy=strategy, fresh=fresh)
     many = source is not None or len(targets) > 1
@@ -78,7 +78,7 @@ def place(
         show(app, outcomes, explain=explain, many=many)
 
 
-def _operation(
+def operation_for(
     app: App,
     targets: tuple[str, ...],
     workspace_class: str | None,

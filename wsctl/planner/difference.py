@@ -17,6 +17,7 @@ class Kind(StrEnum):
     HALF_DONE = "half-done"
     MISSING = "missing"
     NOT_RUNNING = "not-running"
+    PAUSED = "paused"
     SHOULD_BE_STOPPED = "should-be-stopped"
     WRONG_PORT = "wrong-port"
     STALE_GENERATION = "stale-generation"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from wsctl.errors import WsctlError
 from wsctl.model import ClusterView, Container, NodeState, Placement, PlacementState, WorkspaceSpec
-from wsctl.plan import Step, Work
+from wsctl.plan import Step, UnpauseContainer, Work
 from wsctl.planner.adopt import adoption, has_their_files
 from wsctl.planner.claims import Copy, claims_of, is_set_aside, without
 from wsctl.planner.decision import Decision, Located, locate, port_if_taken, set_aside
@@ -203,8 +203,9 @@ def _own(placement: Placement, spec: WorkspaceSpec, view: ClusterView, *, stale:
         return Found()
     kind, detail, fix = judged
     finding = Difference(kind, user, node, detail, fix)
-    if placement.state in (PlacementState.STOPPED, PlacementState.STOPPING):
-        return _decided(finding, plan_stop(user, view, cause=kind.value))
+    simple = _without_start(finding, placement, view)
+    if simple is not None:
+        return simple
     squatter = _squatter(placement, view)
     if squatter is not None:
         detail = f"{squatter.name} runs on the files of {user} and isn't ours"
@@ -221,6 +222,16 @@ def _own(placement: Placement, spec: WorkspaceSpec, view: ClusterView, *, stale:
     if decided.error is not None:
         return decided
     return found + (replace(decided, differences=()) if stale and kind is Kind.MISSING else decided)
+
+
+def _without_start(finding: Difference, placement: Placement, view: ClusterView) -> Found | None:
+    """What is done about a difference that is mended without a start; None if it isn't one."""
+    user, cause = placement.user, finding.kind.value
+    if placement.state in (PlacementState.STOPPED, PlacementState.STOPPING):
+        return _decided(finding, plan_stop(user, view, cause=cause))
+    if finding.kind is Kind.PAUSED:
+        return Found((finding,), (UnpauseContainer(user, placement.node, cause),))
+    return None
 
 
 def _unsafe(finding: Difference, fix: str) -> Difference:
@@ -260,6 +271,8 @@ def _judge(located: Located) -> tuple[Kind, str, str] | None:
         return Kind.HALF_DONE, f"recorded as {state}, and nobody is acting on it", end
     if container is None:
         return Kind.MISSING, f"its container is not on {located.placement.node}", "made anew on the user's files"
+    if located.is_running and container.state == "paused":
+        return Kind.PAUSED, "its container is paused, and nobody is acting on it", "let go on"
     return None if located.is_running else (Kind.NOT_RUNNING, f"its container is {container.state}", "started")
 
 

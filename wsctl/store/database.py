@@ -123,6 +123,9 @@ class Database(Protocol):
         Only for statements that may run twice without harm: a lost connection makes it run again. Raises `Duplicate`.
         """
 
+    def snapshot(self, work: Callable[[Session], T]) -> T:
+        """Call `work` to read everything as it is at one moment, however long it takes; nothing can be written."""
+
     def schema_lock(self, work: Callable[[Session], T]) -> T:
         """Call `work` while no other process changes the schema. Not a transaction on MySQL, whose DDL commits."""
 

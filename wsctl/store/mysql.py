@@ -127,6 +127,17 @@ class MysqlDatabase:
     def apply(self, sql: str, params: Sequence[object] = ()) -> int:
         return self._run(lambda connection: _Session(connection).execute(sql, params))
 
+    def snapshot(self, work: Callable[[Session], T]) -> T:
+        def once(connection: Any) -> T:
+            session = _Session(connection)
+            session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # of the next transaction only
+            session.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+            result = work(session)
+            connection.rollback()
+            return result
+
+        return self._run(once)
+
     def schema_lock(self, work: Callable[[Session], T]) -> T:
         name = f"wsctl.migrate.{self._target.database}"[:64]
 

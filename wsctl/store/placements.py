@@ -189,6 +189,17 @@ class PlacementRows(ClusterRows):
 
         return self._write(work)
 
+    def remember_home(self, user: str, node: str, *, audit: Sequence[AuditEntry] = ()) -> bool:
+        def work(session: Session) -> bool:
+            if self._find(session, user) is not None:
+                return False
+            self._forget_home(session, user)
+            self._remember_home(session, user, node)
+            self._log.append(session, audit)
+            return True
+
+        return self._write(work)
+
     def recount(self, node: str) -> bool:
         held = "CASE WHEN state <> ? THEN {} ELSE 0 END"  # by all but the stopped: see `PlacementState`
         sums = ", ".join(f"COALESCE(SUM({held.format(what)}), 0)" for what in ("1", "memory_bytes", "cpus_milli"))

@@ -110,6 +110,16 @@ class SqliteDatabase:
     def apply(self, sql: str, params: Sequence[object] = ()) -> int:
         return self.read(lambda session: session.execute(sql, params))
 
+    def snapshot(self, work: Callable[[Session], T]) -> T:
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN")
+                return work(self._session)
+            except sqlite3.Error as error:
+                raise self._explain(error) from error
+            finally:
+                self._undo()
+
     def schema_lock(self, work: Callable[[Session], T]) -> T:
         return self.write(work)
 

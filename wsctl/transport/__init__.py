@@ -25,6 +25,7 @@ from wsctl.transport.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from wsctl.transport.engine import DockerEngine
+    from wsctl.transport.folders import ShellFolders
     from wsctl.transport.sessions import Sessions
 
 __all__ = ["Connections", "HostKey", "Timeouts", "fanout"]
@@ -58,6 +59,18 @@ class Connections:
         tens of ms); the later ones are free. Raises `NotFound`, `NodeUnreachable`, `HostKeyError`, `EngineError`."""
         self._node(name)
         return self._engines[name].get()
+
+    def folders(self, name: str) -> ShellFolders:
+        """The users' folders of the node, over the same connection as its engine. Raises `NotFound`, `NodeUnreachable`,
+        `HostKeyError`."""
+        from wsctl.transport.folders import ShellFolders
+        from wsctl.transport.pipes import LocalLauncher, SshLauncher
+
+        node = self._node(name)
+        if node.is_local:
+            return ShellFolders(node, LocalLauncher(name, self._timeouts.silence))
+        session = self._sessions.get().session(node)
+        return ShellFolders(node, SshLauncher(name, session, self._timeouts.silence))
 
     def warm(self, names: Iterable[str]) -> None:
         """Begin to connect to the nodes in the background and return at once. What fails is kept until `engine` asks.

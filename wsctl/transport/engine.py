@@ -137,6 +137,13 @@ class DockerEngine:
             if found is None or found.name != name:
                 raise
 
+    def pause(self, name_or_id: str) -> None:
+        self._freeze(name_or_id, self.client.pause, "already paused")
+
+    def unpause(self, name_or_id: str) -> None:
+        with self._absent_is_fine():
+            self._freeze(name_or_id, self.client.unpause, "not paused", "not running")
+
     def remove(self, name_or_id: str) -> None:
         with self._absent_is_fine():
             try:
@@ -225,6 +232,14 @@ class DockerEngine:
                 ) from error
             raise
         return str(said["Id"])
+
+    def _freeze(self, name_or_id: str, request: Callable[[str], object], *fine: str) -> None:
+        """Pause or unpause; the engine's refusals that contain one of `fine` say that it is done already."""
+        try:
+            self._ask(lambda: request(name_or_id))
+        except EngineError as error:
+            if not any(words in error.reason for words in fine):
+                raise
 
     def _inspect(self, name_or_id: str) -> dict[str, Any] | None:
         try:

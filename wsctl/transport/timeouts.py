@@ -27,6 +27,8 @@ class Timeouts(NamedTuple):
     remove: float = 60.0
     pull: float = 600.0
     purge: float = 600.0
+    silence: float = 120.0
+    """A stream of a user's files in which nothing moves for so long is dead."""
     gateway: float = 120.0
     """Each command on a gateway; Nginx reads a map of a million routes in 2 s, on a busy machine in 40."""
     status: float = 2.0

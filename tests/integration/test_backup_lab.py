@@ -1,0 +1,158 @@
+"""Backups on real nodes: the state from SQLite to MySQL, a user's files through SSH, a wsctl that is killed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import Lab
+from tests.integration.labsite import Site, eventually
+
+
+@pytest.fixture
+def site(lab: Lab, tmp_path: Path) -> Iterator[Site]:
+    made = Site(lab, tmp_path)
+    try:
+        yield made
+    finally:
+        for node in lab.nodes.values():
+            node.run(["sh", "-c", f"rm -rf /srv/workspaces/.wsctl-*/*-{made.tag}.*"], check=False)
+        made.sweep()
+
+
+def on(site: Site, node: str, script: str) -> str:
+    """What a shell command on a node says."""
+    return str(site.lab.nodes[node].run(["sh", "-c", script]).stdout)
+
+
+def manifest(site: Site, node: str, folder: str) -> str:
+    """Everything about a tree on a node: names, types, modes, owners, sizes, times, links, contents."""
+    where = shlex.quote(folder)
+    facts = on(site, node, f"cd {where} && find . -printf '%P %y %m %U:%G %s %T@ %n %l\\n' | LC_ALL=C sort")
+    return facts + on(site, node, f"cd {where} && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum")
+
+
+def fill(site: Site, node: str, user: str) -> str:
+    """Give a user a tree with everything in it; its folder."""
+    folder = f"/srv/workspaces/{user}"
+    on(
+        site,
+        node,
+        f"cd {folder} && mkdir -p src/deep empty && for i in $(seq 300); do echo file $i > src/f$i; done; "
+        "head -c 5000000 /dev/urandom > big; ln big hard; ln -s /etc/passwd outside; ln -s nowhere broken; "
+        "touch -d @1234567890.123456789 src/f1; chmod 600 src/f2; chown 1000:1001 src/f3; chmod 2775 empty; "
+        "printf x > \"$(printf 'src/\\377\\376')\"; mkfifo pipe",
+    )
+    return folder
+
+
+def test_the_state_goes_to_mysql_and_back(site: Site, lab: Lab, tmp_path: Path) -> None:
+    alice, bob = site.user(), site.user("bob")
+    site.run("place", alice, bob)
+    site.run("stop", bob)
+    before = site.json("ls")
+    site.run("backup", "state", "--out", "state.jsonl")
+    database = f"wsctl_{uuid.uuid4().hex[:8]}"
+    lab.sql(f"CREATE DATABASE {database}")
+    try:
+        site.edit('state: "sqlite:///wsctl.db"', f'state: "{lab.mysql_url.rpartition("/")[0]}/{database}"')
+        if "state_password_file" not in site.path.read_text():
+            password = f"state_password_file: {lab.mysql_password_file}\n"
+            site.path.write_text(site.path.read_text() + password)
+        assert site.json("restore", "state", "--from", "state.jsonl")["action"] == "restored"
+        assert site.json("ls") == before
+        assert site.json("audit", "--verify")["result"] == "ok"
+        assert site.json("reconcile", "--dry-run")["items"] == []
+        assert site.json("start", bob)["state"] == "running"
+        site.run("backup", "state", "--out", "back.jsonl")
+    finally:
+        lab.sql(f"DROP DATABASE {database}")
+
+
+def test_files_go_through_ssh_and_come_back_unchanged(site: Site) -> None:
+    alice = site.user()
+    node = site.json("place", alice)["node"]
+    folder = fill(site, node, alice)
+    on(site, node, f"rm {folder}/pipe")
+    done = site.json("backup", "export", alice, "--out", "a.tar")
+    assert (done["node"], done["live"], done["left_out"]) == (node, False, [])
+    assert site.containers() == [f"{node}/ws-u-{alice}"]
+    before = manifest(site, node, folder)
+    on(site, node, f"echo broken > {folder}/src/f1; rm -r {folder}/empty; touch {folder}/since")
+    broken = manifest(site, node, folder)
+    assert site.run("restore", "import", alice, "--from", "a.tar", "--confirm", alice, code=5)
+    site.run("stop", alice)
+    done = site.json("restore", "import", alice, "--from", "a.tar", "--confirm", alice)
+    assert manifest(site, node, folder) == before
+    assert manifest(site, node, done["kept"]) == broken
+    assert site.json("start", alice)["state"] == "running"
+    assert on(site, node, f"docker exec ws-u-{alice} cat /workspace/src/f2") == "file 2\n"
+
+
+def test_a_user_moves_to_another_node_in_an_archive(site: Site) -> None:
+    alice = site.user()
+    node = site.json("place", alice)["node"]
+    folder = fill(site, node, alice)
+    done = site.json("backup", "export", alice, "--out", "a.tar")
+    assert done["left_out"] == [{"path": "pipe", "reason": "a device or named pipe"}]
+    on(site, node, f"rm {folder}/pipe")
+    site.run("stop", alice)
+    before = manifest(site, node, folder)
+    site.run("rm", alice, "--purge-data", "--confirm", alice)
+    other = next(name for name in site.lab.nodes if name != node)
+    assert site.json("restore", "import", alice, "--from", "a.tar", "--to", other)["node"] == other
+    after = manifest(site, other, folder)
+    # The folder's own time is of when the pipe was removed.
+    assert after.splitlines()[1:] == before.splitlines()[1:]
+    assert site.json("place", alice)["node"] == other
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("verb", ["export", "import"])
+def test_killed_in_the_middle_it_has_changed_nothing(site: Site, verb: str) -> None:
+    alice = site.user()
+    node = site.json("place", alice)["node"]
+    folder = f"/srv/workspaces/{alice}"
+    on(site, node, f"head -c 400000000 /dev/zero > {folder}/big")
+    argv = ["backup", "export", alice, "--out", "a.tar"]
+    if verb == "import":
+        site.run(*argv)
+        site.run("stop", alice)
+        on(site, node, f"echo precious > {folder}/new")
+        argv = ["restore", "import", alice, "--from", "a.tar", "--confirm", alice]
+    before = manifest(site, node, folder)
+    process = site.start(*argv)
+    try:
+        if verb == "export":
+            eventually(lambda: [p for p in site.folder.glob(".a.tar.*") if p.stat().st_size > 1e6], 30)
+        else:
+            uploads = f"ls -d /srv/workspaces/.wsctl-incoming/{alice}.* 2>/dev/null || true"
+            eventually(lambda: on(site, node, uploads), 60)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert manifest(site, node, folder) == before
+    if verb == "export":
+        assert not (site.folder / "a.tar").exists()
+        assert on(site, node, f"docker inspect -f '{{{{.State.Status}}}}' ws-u-{alice}").strip() == "paused"
+        found = eventually(lambda: _paused(site, alice), 60)
+        assert found["repaired"] is True
+        assert on(site, node, f"docker inspect -f '{{{{.State.Status}}}}' ws-u-{alice}").strip() == "running"
+    else:
+        # The lease of the one that was killed runs out; then the same command does it all.
+        site.run(*argv, "--wait", "60s", timeout=120)
+        assert not on(site, node, f"ls -d /srv/workspaces/.wsctl-incoming/{alice}.* 2>/dev/null || true")
+        kept = on(site, node, f"ls -d /srv/workspaces/.wsctl-kept/{alice}.*").strip()
+        assert manifest(site, node, kept) == before
+
+
+def _paused(site: Site, user: str) -> dict[str, object] | None:
+    """What `reconcile` made of a workspace that was left paused, once the lease of who left it so has run out."""
+    items = site.json("reconcile", "--user", user, code=None)["items"]
+    return next((item for item in items if item["kind"] == "paused" and item["repaired"]), None)

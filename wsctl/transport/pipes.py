@@ -1,0 +1,210 @@
+"""Commands on a machine whose stdin and stdout are streams, here or through SSH: what is too big to be held in memory.
+
+Responsible for: moving bytes with a limit on silence (not on the whole), the last words of a command, its exit code,
+and ending it when nobody wants it any more. Not responsible for: which commands (`folders`), nor for the session
+(`ssh`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shlex
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from wsctl.errors import NodeUnreachable
+
+if TYPE_CHECKING:
+    import paramiko
+
+    from wsctl.transport.ssh import Session
+
+WORDS = 40
+"""So many lines of what a command says last are kept."""
+
+
+class Pipe(Protocol):
+    """A command that runs. All methods raise `NodeUnreachable` when the machine is silent for too long."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes of stdout; none at its end."""
+
+    def write(self, data: bytes, /) -> bool:
+        """Write all to stdin; False if the command doesn't want any more: how it ended says why."""
+
+    def end(self) -> tuple[int, str]:
+        """Close stdin, wait for the end; exit code, and the last words of stderr."""
+
+
+class Launcher(Protocol):
+    """A machine on which commands can be started."""
+
+    def start(self, argv: Sequence[str]) -> contextlib.AbstractContextManager[Pipe]:
+        """Start a command; at the end of the block it is stopped if it still runs."""
+
+
+class LocalLauncher:
+    """This machine."""
+
+    def __init__(self, name: str, silence_s: float) -> None:
+        self._name = name
+        self._silence_s = silence_s
+
+    @contextlib.contextmanager
+    def start(self, argv: Sequence[str]) -> Iterator[Pipe]:
+        """See `Launcher`."""
+        process = subprocess.Popen(  # noqa: S603 - a fixed script; names are its arguments
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+        )
+        with process:
+            try:
+                yield _LocalPipe(self._name, process, self._silence_s)
+            finally:
+                process.kill()
+                with contextlib.suppress(OSError):
+                    process.stdin.close() if process.stdin else None
+
+
+class _LocalPipe:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], silence_s: float) -> None:
+        self._name, self._process, self._silence_s = name, process, silence_s
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise AssertionError("a process without pipes")
+        self._in, self._out = process.stdin.fileno(), process.stdout.fileno()
+        os.set_blocking(self._in, False)
+        self._words = _Words(process.stderr.read)
+
+    def read(self, size: int, /) -> bytes:
+        if not select.select([self._out], [], [], self._silence_s)[0]:
+            raise _silent(self._name, self._silence_s)
+        return os.read(self._out, size)
+
+    def write(self, data: bytes, /) -> bool:
+        rest = memoryview(data)
+        while rest:
+            if not select.select([], [self._in], [], self._silence_s)[1]:
+                raise _silent(self._name, self._silence_s)
+            try:
+                rest = rest[os.write(self._in, rest) :]
+            except BlockingIOError:
+                continue
+            except BrokenPipeError:
+                return False
+        return True
+
+    def end(self) -> tuple[int, str]:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            code = self._process.wait(self._silence_s)
+        except subprocess.TimeoutExpired:
+            raise _silent(self._name, self._silence_s) from None
+        return code if code >= 0 else 128 - code, self._words.last()
+
+
+class SshLauncher:
+    """The machine at the other end of a session."""
+
+    def __init__(self, name: str, session: Session, silence_s: float) -> None:
+        self._name = name
+        self._session = session
+        self._silence_s = silence_s
+
+    @contextlib.contextmanager
+    def start(self, argv: Sequence[str]) -> Iterator[Pipe]:
+        """See `Launcher`. When the channel is closed the command's next read or write fails, which ends it."""
+        with _broken(self._name):
+            channel = self._session.transport.open_session(timeout=self._session.timeouts.channel)
+        try:
+            with _broken(self._name, self._silence_s):
+                channel.settimeout(self._silence_s)
+                channel.exec_command(shlex.join(argv))
+            yield _SshPipe(self._name, channel, self._silence_s)
+        finally:
+            channel.close()
+
+
+class _SshPipe:
+    def __init__(self, name: str, channel: paramiko.Channel, silence_s: float) -> None:
+        self._name, self._channel, self._silence_s = name, channel, silence_s
+        self._words = _Words(channel.recv_stderr)
+
+    def read(self, size: int, /) -> bytes:
+        with _broken(self._name, self._silence_s):
+            return self._channel.recv(size)
+
+    def write(self, data: bytes, /) -> bool:
+        with _broken(self._name, self._silence_s):
+            try:
+                self._channel.sendall(data)
+            except TimeoutError:
+                raise
+            except OSError:
+                if self._channel.get_transport().is_active():
+                    return False
+                raise
+        return True
+
+    def end(self) -> tuple[int, str]:
+        with _broken(self._name, self._silence_s):
+            with contextlib.suppress(OSError):
+                self._channel.shutdown_write()
+            if not self._channel.status_event.wait(self._silence_s):
+                raise _silent(self._name, self._silence_s)
+            code = self._channel.recv_exit_status()
+        if code < 0:
+            raise NodeUnreachable(self._name, "the connection ended before the command did")
+        return code, self._words.last()
+
+
+class _Words:
+    """What a command says on stderr, read by a thread so that it never waits for us; the last lines are kept."""
+
+    def __init__(self, read: Callable[[int], bytes | None]) -> None:
+        self._lines: deque[str] = deque(maxlen=WORDS)
+        self._thread = threading.Thread(target=self._gather, args=(read,), name="words", daemon=True)
+        self._thread.start()
+
+    def last(self) -> str:
+        """The words so far; waits a moment for the last ones."""
+        self._thread.join(1.0)
+        return "\n".join(self._lines)
+
+    def _gather(self, read: Callable[[int], bytes | None]) -> None:
+        rest = b""
+        with contextlib.suppress(OSError, EOFError, ValueError, TimeoutError):
+            while True:
+                try:
+                    data = read(1 << 14)
+                except TimeoutError:
+                    continue
+                if not data:
+                    break
+                *lines, rest = (rest + data)[-(1 << 16) :].split(b"\n")
+                self._lines.extend(line.decode("utf-8", "replace")[:400] for line in lines)
+        if rest:
+            self._lines.append(rest.decode("utf-8", "replace")[:400])
+
+
+@contextlib.contextmanager
+def _broken(name: str, silence_s: float = 0.0) -> Iterator[None]:
+    import paramiko
+
+    started = time.monotonic()
+    try:
+        yield
+    except TimeoutError as error:
+        raise _silent(name, silence_s or time.monotonic() - started) from error
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        said = f"the SSH connection broke: {str(error) or type(error).__name__}"
+        raise NodeUnreachable(name, said, hint="the network was dropped, or its sshd was stopped") from error
+
+
+def _silent(name: str, silence_s: float) -> NodeUnreachable:
+    return NodeUnreachable(name, f"nothing moved for {silence_s:.0f} s", hint="is its disk or network overloaded?")
