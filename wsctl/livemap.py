@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from wsctl.routes import is_intact, parse_header
 
-ENTRY = re.compile(r'^    "u:([a-z0-9_-]+)" ([0-9a-f.:\[\]]+);$', re.MULTILINE)
+ENTRY = re.compile(r'^    "u:([a-z0-9_-]+)" ((?:\[[0-9a-f.:]+\]|[0-9.]+):[0-9]{1,5});$', re.MULTILINE)
 STATUS_ANSWER = re.compile(r"([0-9]{1,20}) ([0-9a-f]{64})\n?", re.ASCII)
 BLAME = re.compile(r"\[(emerg|crit|alert|error)\] (?:[0-9]+#[0-9]+: )?(.*?)(?: in (\S+):([0-9]+))?$", re.MULTILINE)
 """Nginx's complaint: its level, its words, and the file and line if it names them."""

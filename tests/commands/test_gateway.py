@@ -48,7 +48,8 @@ def test_only_the_running_are_routed_and_nodes_are_not_asked(team: Desk) -> None
     opened = team.reached.opened
     text = team.ok("render-gateway").out
     assert "u:alice" in text, "unreachable is not gone"
-    assert "u:bob" not in text
+    assert '"u:bob" 1' not in text
+    assert '"u:bob" stopped;' in text
     assert team.reached.opened == opened
 
 

@@ -144,6 +144,10 @@ def _gateway(values: Values) -> GatewaySettings:
         read_timeout_s=values["read_timeout"],
         connect_timeout_s=values["connect_timeout"],
         max_body_bytes=values["max_body_size"],
+        mode=values["mode"],
+        host_suffix=values["host_suffix"],
+        node_domain=values["node_domain"],
+        wake=values["wake"],
     )
 
 

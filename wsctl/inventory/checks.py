@@ -17,6 +17,7 @@ from wsctl.inventory.kinds import Values
 from wsctl.inventory.problems import Problems, join
 from wsctl.inventory.settings import Inventory
 from wsctl.model import Node, WorkspaceSpec
+from wsctl.routes import Mode
 
 
 def descend(tree: Value | None, *path: str) -> tuple[Scalar, Value] | None:
@@ -61,6 +62,18 @@ def check_gateways(inventory: Inventory, tree: Value, problems: Problems) -> Non
         if first != name and entry is not None:
             what = f"the same map file as of gateway {first!r}, expected each one once"
             problems.add(entry[0], join("gateway.hosts", name), what)
+
+
+def check_gateway_mode(inventory: Inventory, tree: Value, problems: Problems) -> None:
+    """A mode of routing needs its key."""
+    gateway = inventory.gateway
+    entry = descend(tree, "gateway", "mode")
+    needs = {Mode.HOST: ("host_suffix", ".ws.example.org"), Mode.REDIRECT: ("node_domain", '"{node}.ws.example.org"')}
+    if entry is None or gateway.mode not in needs:
+        return
+    key, example = needs[gateway.mode]
+    if getattr(gateway, key) is None:
+        problems.add(entry[0], "gateway.mode", f"{gateway.mode} needs {key}, such as `{key}: {example}`")
 
 
 def _same_machine(first: str, second: str, tree: Value, problems: Problems) -> None:

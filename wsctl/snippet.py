@@ -1,0 +1,173 @@
+"""The snippet: the server-level part of the gateway, which an administrator includes once.
+
+Responsible for: its text in each mode of routing, and that no setting can leave its place in it. Not responsible for:
+the http-level map that goes with it (`routes`), nor for writing and checking. Pure.
+
+Facts about Nginx that the text rests on (`tests/integration/test_routes_nginx.py`, `test_routing_modes.py`):
+
+- X-Accel-Redirect in an answer makes Nginx serve its own internal locations: a workspace must not have that power;
+- `if`, `return` and `rewrite` come before `auth_request`, `allow` and `deny`;
+- a cookie's Domain and a redirect's host are the workspace's words: they are put back onto the user's own host.
+"""
+
+from __future__ import annotations
+
+import re
+
+from wsctl.routes import STATUS, GatewaySettings, Mode, check_settings
+
+LOCATION = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", re.ASCII)
+"""The path of a location of the administrator's. Use `fullmatch`."""
+
+
+def render_snippet(settings: GatewaySettings) -> str:
+    """The server-level text. Raises ValueError for a setting that isn't safe in it."""
+    check_settings(settings)
+    for path in (settings.auth_request, settings.wake):
+        if path is not None and LOCATION.fullmatch(path) is None:
+            raise ValueError(f"not the path of a location: {path!r}; expected something like '/auth'")
+    return _SNIPPET.format(
+        location="/" if settings.mode is Mode.HOST else f"^~ {settings.path_prefix}",
+        prefix=settings.path_prefix,
+        status=STATUS,
+        where=_where(settings),
+        auth=_AUTH.format(path=settings.auth_request) if settings.auth_request is not None else _NO_AUTH,
+        path=_path(settings),
+        connect=_time("connect_timeout_s", settings.connect_timeout_s),
+        read=_time("read_timeout_s", settings.read_timeout_s),
+        body=_bytes("max_body_bytes", settings.max_body_bytes),
+        wake=_WAKE.format(path=settings.wake) if settings.wake is not None else "",
+    )
+
+
+def _where(settings: GatewaySettings) -> str:
+    """What is decided before anything is sent to a workspace, beyond that there is one."""
+    if settings.mode is Mode.HOST:
+        return ""
+    if settings.mode is Mode.REDIRECT:
+        name, colon, port = str(settings.node_domain).removeprefix("{node}").partition(":")
+        return _REDIRECT.format(suffix=name, port=colon + port) + _SLASH.format(prefix=settings.path_prefix)
+    return _SLASH.format(prefix=settings.path_prefix)
+
+
+def _path(settings: GatewaySettings) -> str:
+    """The path that the workspace sees, and what becomes of paths that it answers."""
+    if settings.mode is Mode.HOST:
+        return _OWN_HOST
+    prefix = settings.path_prefix
+    return (_STRIP if settings.strip_prefix else _KEEP).format(prefix=prefix, base=prefix.replace(".", "[.]"))
+
+
+def _time(name: str, seconds: float) -> str:
+    if not 0.001 <= seconds <= 86400 * 365:
+        raise ValueError(f"{name}: expected between 1 ms and a year, not {seconds!r}")
+    return f"{round(seconds * 1000)}ms"
+
+
+def _bytes(name: str, count: int) -> str:
+    if not 0 <= count < 1 << 62:
+        raise ValueError(f"{name}: expected a number of bytes, not {count!r}")
+    return str(int(count))
+
+
+_SLASH = """    absolute_redirect off;
+    if ($uri = {prefix}$ws_user) {{ return 308 {prefix}$ws_user/$is_args$args; }}
+"""
+
+# The host comes from the map and the settings, never from the request; $request_uri begins with a slash.
+_REDIRECT = """    # Whoever asked another host than that of the user's node is sent there.
+    if ($host != "${{ws_node}}{suffix}") {{
+        add_header Cache-Control no-store always;
+        return 302 $scheme://${{ws_node}}{suffix}{port}$request_uri;
+    }}
+"""
+
+_AUTH = """    auth_request {path};
+    auth_request_set $ws_remote_user $upstream_http_x_auth_request_user;
+    proxy_set_header X-Forwarded-User $ws_remote_user;
+"""
+
+_NO_AUTH = """    proxy_set_header X-Forwarded-User "";
+"""
+
+_STRIP = """    # The workspace sees / as its root: what it sends back is put under the user's path again.
+    rewrite "(?s)^{base}[^/]+(/.*)\\z" $1 break;
+    proxy_pass http://$ws_upstream$ws_rest;
+    proxy_set_header X-Forwarded-Prefix {prefix}$ws_user;
+    proxy_redirect {prefix}$ws_user/ {prefix}$ws_user/;
+    proxy_redirect $scheme://$http_host{prefix}$ws_user/ {prefix}$ws_user/;
+    proxy_redirect $scheme://$http_host/ {prefix}$ws_user/;
+    proxy_redirect // //;
+    proxy_redirect / {prefix}$ws_user/;
+    proxy_cookie_path {prefix}$ws_user {prefix}$ws_user;
+    proxy_cookie_path / {prefix}$ws_user/;
+"""
+
+_KEEP = """    proxy_pass http://$ws_upstream;
+    proxy_set_header X-Forwarded-Prefix "";
+    proxy_redirect off;
+"""
+
+_OWN_HOST = """    proxy_pass http://$ws_upstream;
+    proxy_set_header X-Forwarded-Prefix "";
+    proxy_redirect off;
+    # A cookie for the parent domain would be everybody's.
+    proxy_cookie_domain ~. $host;
+"""
+
+_WAKE = """    if ($ws_state = stopped) {{ rewrite ^ {path} last; }}
+"""
+
+_SNIPPET = """# Generated by `wsctl render-gateway --snippet`. Include it once, inside the server block.
+location {location} {{
+    error_page 404 = @ws_unknown;
+    error_page 502 504 = @ws_unavailable;
+    if ($ws_upstream = "") {{ return 404; }}
+{where}
+{auth}
+{path}
+    proxy_http_version 1.1;
+    proxy_set_header Host $http_host;
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header Connection $ws_connection;
+    proxy_set_header X-Real-IP $remote_addr;
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_set_header X-Forwarded-Host $http_host;
+    # A workspace's answer must not steer this server into its internal locations.
+    proxy_ignore_headers X-Accel-Redirect X-Accel-Expires X-Accel-Limit-Rate X-Accel-Buffering X-Accel-Charset;
+
+    proxy_buffering off;
+    proxy_request_buffering off;
+    client_max_body_size {body};
+    proxy_connect_timeout {connect};
+    proxy_read_timeout {read};
+    proxy_send_timeout {read};
+    proxy_next_upstream off;
+}}
+
+# Which map this worker has: `wsctl render-gateway --apply` asks until the new one answers. (`return` comes before
+# `allow` and `deny`, hence the `if`.)
+location = {prefix}{status} {{
+    access_log off;
+    default_type text/plain;
+    if ($remote_addr !~ "^(?:127[.]|::1$|unix:$)") {{ return 404; }}
+    return 200 "$ws_map_generation $ws_map_digest\\n";
+}}
+
+location @ws_unknown {{
+    default_type text/plain;
+{wake}    add_header Retry-After $ws_retry always;
+    if ($ws_state = stopped) {{ return 503 "This workspace is stopped.\\n"; }}
+    if ($ws_state = starting) {{ return 503 "This workspace is starting: try again in a moment.\\n"; }}
+    if ($ws_state = failed) {{ return 503 "This workspace failed to start.\\n"; }}
+    return 404 "There is no running workspace at this address.\\n";
+}}
+
+location @ws_unavailable {{
+    default_type text/plain;
+    add_header Retry-After 5 always;
+    if ($ws_state = migrating) {{ return 503 "This workspace is moving to another server: try again soon.\\n"; }}
+    return 502 "The workspace doesn't answer: it may be starting, or its server may be unreachable.\\n";
+}}
+"""
