@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
+from wsctl import maptext
 from wsctl.model import Placement, PlacementState, SshSettings, is_user_id, upstream
 
 PREFIX = re.compile(r"/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*/)*", re.ASCII)
@@ -57,6 +58,8 @@ class Mode(StrEnum):
     """The host name names the user; the map has the upstream."""
     REDIRECT = "redirect"
     """As `map`, but whoever asks another host than the node's own is sent there."""
+    AUTH_REQUEST = "auth_request"
+    """The path names the user; an endpoint says at each request who may pass, and to which upstream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ class GatewaySettings:
 
     `auth_request` is the path of a location of the administrator's that Nginx asks before each request, or None; `wake`
     of one that gets the requests of users whose workspace is stopped. `host_suffix` is what follows a user in host
-    names (mode `host`), `node_domain` a node's host name with `{node}` for its name (mode `redirect`).
+    names (mode `host`), `node_domain` a node's host name with `{node}` for its name (mode `redirect`), `endpoint` the
+    address and port that are asked in the mode `auth_request`.
     """
 
     path_prefix: str = "/ws/"
@@ -78,6 +82,7 @@ class GatewaySettings:
     host_suffix: str | None = None
     node_domain: str | None = None
     wake: str | None = None
+    endpoint: str = "127.0.0.1:8095"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,16 +236,20 @@ def _host(user: str, address: str) -> str:
 def _body(routes: Iterable[Route], settings: GatewaySettings, states: Mapping[str, str]) -> tuple[str, int]:
     """All of the map file that depends on settings, routes and states, and how many routes there are."""
     check_settings(settings)
+    if settings.mode is Mode.AUTH_REQUEST:
+        routes, states = (), {}
     rows = list(routes)
     targets = _targets(rows)
     _check_states(states)
     longest = max(max(map(len, targets), default=0), max(map(len, states), default=0))
     max_size, bucket_size = hash_sizes(max(len(targets), len(states)), longest + len("u:"))
-    parts = [_HEAD.format(max_size=max_size, bucket_size=bucket_size), _user_maps(settings)]
-    parts += _entries(_UPSTREAM, targets)
-    parts += [*_entries(_STATE, states), _RETRY]
+    parts = [maptext.HEAD.format(max_size=max_size, bucket_size=bucket_size), _user_maps(settings)]
+    if settings.mode is Mode.AUTH_REQUEST:
+        return "".join([*parts, maptext.ASKED.replace("@endpoint@", settings.endpoint), maptext.RETRY]), 0
+    parts += _entries(maptext.UPSTREAM, targets)
+    parts += [*_entries(maptext.STATE, states), maptext.RETRY]
     if settings.mode is Mode.REDIRECT:
-        parts += _entries(_NODE, _nodes(rows))
+        parts += _entries(maptext.NODE, _nodes(rows))
     return "".join(parts), len(targets)
 
 
@@ -254,8 +263,8 @@ def _entries(head: str, values: Mapping[str, str]) -> list[str]:
 def _user_maps(settings: GatewaySettings) -> str:
     """What says whose a request is."""
     if settings.mode is Mode.HOST:
-        return _BY_HOST.format(suffix=str(settings.host_suffix).replace(".", "[.]"))
-    return _BY_PATH.format(base=settings.path_prefix.replace(".", "[.]"))
+        return maptext.BY_HOST.format(suffix=str(settings.host_suffix).replace(".", "[.]"))
+    return maptext.BY_PATH.format(base=settings.path_prefix.replace(".", "[.]"))
 
 
 def check_settings(settings: GatewaySettings) -> None:
@@ -270,6 +279,16 @@ def check_settings(settings: GatewaySettings) -> None:
         raise ValueError("the mode 'redirect' needs node_domain, such as {node}.ws.example.org")
     if domain is not None and NODE_DOMAIN.fullmatch(domain) is None:
         raise ValueError(f"not the host name of a node: {domain!r}; expected something like '{{node}}.ws.example.org'")
+    check_endpoint(settings.endpoint)
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Raise ValueError unless `endpoint` is an IP literal (IPv6 in brackets) and a port."""
+    host, _, port = endpoint.rpartition(":")
+    if re.fullmatch(r"[1-9][0-9]{0,4}", port, re.ASCII) is None or int(port) > 65535:
+        raise ValueError(f"not an address and a port: {endpoint!r}; expected something like '127.0.0.1:8095'")
+    if _host("endpoint", host.removeprefix("[").removesuffix("]")) != host:
+        raise ValueError(f"not an address and a port: {endpoint!r}; expected something like '127.0.0.1:8095'")
 
 
 def _check_states(states: Mapping[str, str]) -> None:
@@ -316,57 +335,3 @@ _SHOWN = {
     PlacementState.MIGRATING: "migrating",
     PlacementState.FAILED: "failed",
 }
-
-_HEAD = """# Nginx fixes these two at the first map it reads. If it calls them duplicates, another map or
-# another of these lines stands before this file: include this file first.
-map_hash_max_size {max_size};
-map_hash_bucket_size {bucket_size};
-
-map $http_upgrade $ws_connection {{ default upgrade; "" close; }}
-
-"""
-
-_BY_PATH = r"""# The user that a path belongs to; empty for everything else. Case counts here.
-map $uri $ws_user {{
-    default "";
-    "~^{base}(?<ws_id>[a-z0-9](?:[a-z0-9_-]{{0,61}}[a-z0-9])?)(?:/|\z)" $ws_id;
-}}
-
-# What stands behind the user in the request as it was sent (still encoded, with its query); empty if that isn't plain,
-# because of dot segments or an encoded prefix. Then the decoded and normalised path is taken and encoded again.
-map "$ws_user:$request_uri" $ws_rest {{
-    default "";
-    "~^[^?]*/(?:[.]|%2[eE]){{1,2}}(?:[/?]|\z)" "";
-    "~^(?<ws_owner>[a-z0-9_-]+):{base}\k<ws_owner>(?<ws_tail>/[^#]*)\z" $ws_tail;
-}}
-
-"""
-
-_BY_HOST = r"""# The user that a host name belongs to; empty for everything else. $host is lower case and has no port.
-map $host $ws_user {{
-    default "";
-    "~^(?<ws_id>[a-z0-9](?:[a-z0-9_-]{{0,61}}[a-z0-9])?){suffix}\z" $ws_id;
-}}
-
-"""
-
-_UPSTREAM = """map "u:$ws_user" $ws_upstream {
-    default "";
-"""
-
-_STATE = """
-# Who has a workspace that isn't simply running: what the page says instead.
-map "u:$ws_user" $ws_state {
-    default "";
-"""
-
-_RETRY = """
-# In how many seconds it may be worth to ask again; empty: never.
-map $ws_state $ws_retry { default ""; starting 5; stopped 30; failed 60; }
-"""
-
-_NODE = """
-# Whose node serves whom: where they are redirected.
-map "u:$ws_user" $ws_node {
-    default "";
-"""

@@ -462,7 +462,7 @@ def test_verbs_apply_at_their_end(lab: Lab, tmp_path: Path) -> None:
         cluster.run("place", alice)
         assert edge.get(f"/ws/{alice}/")[0] == 200
         cluster.run("stop", alice)
-        assert edge.get(f"/ws/{alice}/")[0] == 404
+        assert edge.get(f"/ws/{alice}/")[0] == 503
         edge.stop()
         ran = cluster.run("start", alice, code=9)
         assert "gateway here: the reload failed" in ran.err

@@ -404,3 +404,20 @@ def test_no_setting_of_a_mode_leaves_its_place(key: str, text: str, begin: str) 
     assert re.fullmatch(r"[a-z0-9.:{}A-Z/_~-]+", begin + text)
     shapes = [re.sub(r"[0-9a-f]{64}|\S*[./]\S*", "X", one) for one in made]
     assert shapes[0] == shapes[1]
+
+
+def test_who_is_asked_is_in_the_map_and_routes_are_not() -> None:
+    settings = GatewaySettings(mode=Mode.AUTH_REQUEST, endpoint="[fd00::1]:8095")
+    text = render_map(ROUTES, 1, settings, {"zoe": "stopped"})
+    assert "    server [fd00::1]:8095;\n" in text
+    assert '"u:' not in text
+    assert parse_header(text) == MapHeader(1, 0, digest([], settings))
+    snippet = render_snippet(settings)
+    assert "auth_request /ws/.wsctl-route;" in snippet
+    assert snippet.count("{") == snippet.count("}")
+
+
+@pytest.mark.parametrize("text", ["", "8095", "localhost:1", "127.0.0.1:0", "127.0.0.1:1;", "127.0.0.1:1\n", "::1:80"])
+def test_other_endpoints_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"endpoint|not an address and a port"):
+        render_map([], 1, GatewaySettings(endpoint=text))

@@ -28,6 +28,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "reap-idle": Entry("activity:reap_idle", "Stop workspaces that nobody uses (the cron job)."),
     "reconcile": Entry("reconcile:reconcile", "Find what differs from the state, and repair what is safe."),
     "render-gateway": Entry("gateway:render_gateway", "Write the Nginx route map, or the snippet that goes with it."),
+    "serve-routes": Entry("serve_routes:serve_routes", "Answer Nginx where users are and who may pass."),
     "audit": Entry("audit:audit", "Show what was done and by whom, export it, or check that it is whole."),
     "node": {
         "ls": Entry("node:ls", "List nodes with state, load and reachability."),

@@ -148,6 +148,7 @@ def _gateway(values: Values) -> GatewaySettings:
         host_suffix=values["host_suffix"],
         node_domain=values["node_domain"],
         wake=values["wake"],
+        endpoint=values["endpoint"],
     )
 
 

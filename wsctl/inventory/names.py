@@ -11,7 +11,7 @@ import ipaddress
 import re
 
 from wsctl.inventory.scalars import Text
-from wsctl.routes import HOST_SUFFIX, NODE_DOMAIN
+from wsctl.routes import HOST_SUFFIX, NODE_DOMAIN, check_endpoint
 
 NAME = r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?"
 """A node, class or cluster."""
@@ -310,6 +310,15 @@ def parse_node_domain(text: str) -> str:
     return text
 
 
+def parse_endpoint(text: str) -> str:
+    """An IP literal (IPv6 in brackets) and a port."""
+    try:
+        check_endpoint(text)
+    except ValueError:
+        raise ValueError from None
+    return text
+
+
 def _segments(path: str) -> None:
     parts = path.split("/")
     if len(path) > 200 or not all(re.fullmatch(_SEGMENT, part) and part not in (".", "..") for part in parts):
@@ -347,6 +356,7 @@ LABEL_KEY = Text(parse_label_key, "a label's name: one printable word without '=
 LABEL = Text(parse_label, "a label's value", _AS_WRITTEN)
 URI_PATH = Text(parse_uri_path, "a path such as /healthz", _string("^/"))
 LOCATION = Text(parse_location, "an internal location such as /auth", _string("^/"))
+ENDPOINT = Text(parse_endpoint, "an IP address and a port such as 127.0.0.1:8095", _string(":[0-9]+$"))
 SUFFIX = Text(parse_host_suffix, "the end of a host name such as .ws.example.org", _string("^[.]"))
 DOMAIN = Text(parse_node_domain, "a host name such as {node}.ws.example.org", _string("^[{]node[}][.]"))
 PREFIX = Text(parse_prefix, "a path such as /ws/", _string("^/.*/$"))

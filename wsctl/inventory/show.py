@@ -124,6 +124,7 @@ def _gateway(gateway: GatewaySettings) -> Data:
         "mode": str(gateway.mode),
         "host_suffix": gateway.host_suffix,
         "node_domain": gateway.node_domain,
+        "endpoint": gateway.endpoint,
         "path_prefix": gateway.path_prefix,
         "strip_prefix": gateway.strip_prefix,
         "auth_request": gateway.auth_request,

@@ -153,6 +153,9 @@ GATEWAY = section(
         "With `mode: redirect`: the host name of a node's own Nginx, such as `{node}.ws.example.org`.",
         null="none",
     ),
+    endpoint=Key(
+        names.ENDPOINT, "With `mode: auth_request`: where Nginx finds `wsctl serve-routes`, or yours.", "127.0.0.1:8095"
+    ),
     path_prefix=Key(names.PREFIX, "Users are at `<path_prefix><user>/`.", "/ws/"),
     strip_prefix=Key(SWITCH, "Whether workspaces see `/` instead of `<path_prefix><user>/`.", "true"),
     auth_request=Key(names.LOCATION, "Location that Nginx asks before each request (`auth_request`).", null="no check"),
