@@ -11,7 +11,7 @@ HEAD = """# Nginx fixes these two at the first map it reads. If it calls them du
 map_hash_max_size {max_size};
 map_hash_bucket_size {bucket_size};
 
-map $http_upgrade $ws_connection {{ default upgrade; "" close; }}
+map $http_upgrade $ws_connection {{ default upgrade; "" {idle}; }}
 
 """
 
@@ -72,3 +72,25 @@ NODE = """
 map "u:$ws_user" $ws_node {
     default "";
 """
+
+DYNAMIC = """# Connections to workspaces are kept for the next request; the user's address is chosen at each.
+upstream wsctl_dynamic {
+    server 0.0.0.1;
+    balancer_by_lua_block {
+        local address, port = string.match(ngx.var.ws_upstream, "^(.*):([0-9]+)$")
+        local done, why = require("ngx.balancer").set_current_peer(address, tonumber(port))
+        if not done then
+            ngx.log(ngx.ERR, "wsctl: ", why)
+            return ngx.exit(500)
+        end
+    }
+    keepalive 256;
+}
+"""
+
+ROUTES_BELOW = """
+# Read by the snippet's Lua, sorted; comments to Nginx.
+# Routes
+"""
+STATES_BELOW = "# States\n"
+"""Behind the routes; the end is `# End`."""

@@ -19,7 +19,8 @@ from wsctl.routes import GatewaySettings, Route, is_intact, parse_header, render
 from wsctl.snippet import render_snippet
 
 _ROUTE = re.compile(
-    r'^    "u:(?P<user>[a-z0-9_-]+)" (?P<address>\[[0-9a-f:.]+\]|[0-9.]+):(?P<port>\d{1,5});$', re.ASCII | re.MULTILINE
+    r'^(?:    |#   )"u:(?P<user>[a-z0-9_-]+)" (?P<address>\[[0-9a-f:.]+\]|[0-9.]+):(?P<port>\d{1,5});$',
+    re.ASCII | re.MULTILINE,
 )
 _NODE = re.compile(r'^    "u:([a-z0-9_-]+)" ([a-z0-9-]+);$', re.ASCII | re.MULTILINE)
 
@@ -87,4 +88,4 @@ def _routes_in(text: bytes) -> list[Route]:
 
 
 def _lines(text: str) -> set[str]:
-    return {line for line in text.splitlines() if line.startswith('    "u:')}
+    return {line for line in text.splitlines() if line.startswith(('    "u:', '#   "u:'))}

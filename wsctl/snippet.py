@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import re
 
+from wsctl.routebook import BOOK
 from wsctl.routes import STATUS, GatewaySettings, Mode, check_settings
 
 ROUTE = ".wsctl-route"
 """Below the prefix, inside Nginx only: the question to the endpoint."""
+
+PLAIN_FILE = re.compile(r"(?:/[A-Za-z0-9_.@+~ -]+)+", re.ASCII)
 
 LOCATION = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", re.ASCII)
 """The path of a location of the administrator's. Use `fullmatch`."""
@@ -32,12 +35,20 @@ def render_snippet(settings: GatewaySettings) -> str:
     asks = settings.mode is Mode.AUTH_REQUEST
     wake = _WAKE.format(path=settings.wake) if settings.wake is not None else ""
     return _SNIPPET.format(
-        errors=_ASK_ERRORS if asks else _ERRORS,
-        pages=(_ASK_PAGES if asks else _PAGES).format(prefix=settings.path_prefix, route=ROUTE, wake=wake),
+        errors=_ASK_ERRORS if asks else _lua(settings, "upstream", "find_route(ngx.var.ws_user)") + _ERRORS,
+        pages=(_ASK_PAGES if asks else _PAGES).format(
+            prefix=settings.path_prefix,
+            route=ROUTE,
+            wake=wake,
+            state=_lua(settings, "state", "find_state(ngx.var.ws_user)"),
+        ),
+        next_upstream="error" if settings.mode is Mode.DYNAMIC else "off",
         location="/" if settings.mode is Mode.HOST else f"^~ {settings.path_prefix}",
         prefix=settings.path_prefix,
         status=STATUS,
         where=_where(settings),
+        status_answer=_status(settings),
+        state=_lua(settings, "state", "find_state(ngx.var.ws_user)"),
         auth=_auth(settings),
         path=_path(settings),
         connect=_time("connect_timeout_s", settings.connect_timeout_s),
@@ -68,7 +79,26 @@ def _path(settings: GatewaySettings) -> str:
     if settings.mode is Mode.HOST:
         return _OWN_HOST
     prefix = settings.path_prefix
-    return (_STRIP if settings.strip_prefix else _KEEP).format(prefix=prefix, base=prefix.replace(".", "[.]"))
+    upstream = "wsctl_dynamic" if settings.mode is Mode.DYNAMIC else "$ws_upstream"
+    text = _STRIP if settings.strip_prefix else _KEEP
+    return text.format(prefix=prefix, base=prefix.replace(".", "[.]"), upstream=upstream)
+
+
+def _lua(settings: GatewaySettings, variable: str, call: str) -> str:
+    """Setting one of the variables from the map that Lua has read; nothing in the other modes."""
+    if settings.mode is not Mode.DYNAMIC:
+        return ""
+    if PLAIN_FILE.fullmatch(settings.map_file) is None:
+        raise ValueError(f"not the plain absolute path of a file: {settings.map_file!r}")
+    code = BOOK.replace("@file@", settings.map_file)
+    return f"    set_by_lua_block $ws_{variable} {{\n{code}        return book.{call}\n    }}\n"
+
+
+def _status(settings: GatewaySettings) -> str:
+    """The answer about the map that this worker has."""
+    if settings.mode is not Mode.DYNAMIC:
+        return '    return 200 "$ws_map_generation $ws_map_digest\\n";\n'
+    return _lua(settings, "served", "served()") + '    return 200 "$ws_served\\n";\n'
 
 
 def _time(name: str, seconds: float) -> str:
@@ -123,7 +153,7 @@ _NO_AUTH = """    proxy_set_header X-Forwarded-User "";
 
 _STRIP = """    # The workspace sees / as its root: what it sends back is put under the user's path again.
     rewrite "(?s)^{base}[^/]+(/.*)\\z" $1 break;
-    proxy_pass http://$ws_upstream$ws_rest;
+    proxy_pass http://{upstream}$ws_rest;
     proxy_set_header X-Forwarded-Prefix {prefix}$ws_user;
     proxy_redirect {prefix}$ws_user/ {prefix}$ws_user/;
     proxy_redirect $scheme://$http_host{prefix}$ws_user/ {prefix}$ws_user/;
@@ -134,7 +164,7 @@ _STRIP = """    # The workspace sees / as its root: what it sends back is put un
     proxy_cookie_path / {prefix}$ws_user/;
 """
 
-_KEEP = """    proxy_pass http://$ws_upstream;
+_KEEP = """    proxy_pass http://{upstream};
     proxy_set_header X-Forwarded-Prefix "";
     proxy_redirect off;
 """
@@ -171,7 +201,7 @@ location {location} {{
     proxy_connect_timeout {connect};
     proxy_read_timeout {read};
     proxy_send_timeout {read};
-    proxy_next_upstream off;
+    proxy_next_upstream {next_upstream};
 }}
 
 # Which map this worker has: `wsctl render-gateway --apply` asks until the new one answers. (`return` comes before
@@ -180,13 +210,12 @@ location = {prefix}{status} {{
     access_log off;
     default_type text/plain;
     if ($remote_addr !~ "^(?:127[.]|::1$|unix:$)") {{ return 404; }}
-    return 200 "$ws_map_generation $ws_map_digest\\n";
-}}
+{status_answer}}}
 
 {pages}
 location @ws_unavailable {{
     default_type text/plain;
-    add_header Retry-After 5 always;
+{state}    add_header Retry-After 5 always;
     if ($ws_state = migrating) {{ return 503 "This workspace is moving to another server: try again soon.\\n"; }}
     return 502 "The workspace doesn't answer: it may be starting, or its server may be unreachable.\\n";
 }}
@@ -194,7 +223,7 @@ location @ws_unavailable {{
 
 _PAGES = """location @ws_unknown {{
     default_type text/plain;
-{wake}    add_header Retry-After $ws_retry always;
+{state}{wake}    add_header Retry-After $ws_retry always;
     if ($ws_state = stopped) {{ return 503 "This workspace is stopped.\\n"; }}
     if ($ws_state = starting) {{ return 503 "This workspace is starting: try again in a moment.\\n"; }}
     if ($ws_state = failed) {{ return 503 "This workspace failed to start.\\n"; }}

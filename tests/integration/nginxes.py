@@ -117,7 +117,11 @@ class UpstreamServer(ThreadingHTTPServer):
         self.user = user
         self.seen: list[tuple[str, dict[str, str]]] = []
         self.go_on = threading.Event()
-        self.received = 0
+        self.received = self.connections = 0
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        self.connections += 1
+        super().process_request(request, client_address)
 
 
 @dataclass

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.integration.nginxes import Gateway, free_port, running, upstreams_of
+from wsctl.nginx import lua_modules
 from wsctl.routes import GatewaySettings, Mode, Route, render_map
 from wsctl.snippet import render_snippet
 
@@ -45,8 +46,9 @@ def site(root: Path, settings: GatewaySettings, more: str = "", *, tls: bool = F
         listen += f" ssl http2; ssl_certificate {root}/cert.pem; ssl_certificate_key {root}/key.pem;" if tls else ";"
         config = root / "nginx.conf"
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        modules = lua_modules() if settings.mode is Mode.DYNAMIC else ""
         config.write_text(f"""
-            daemon off; master_process off; pid {root}/nginx.pid; error_log {root}/error.log warn;
+            {modules} daemon off; master_process off; pid {root}/nginx.pid; error_log {root}/error.log warn;
             events {{ worker_connections 256; }}
             http {{
                 access_log off; {"".join(f"{kind}_temp_path {root}/{kind};" for kind in kinds)}

@@ -789,3 +789,11 @@ def test_other_host_suffixes_are_refused(text: str) -> None:
 )
 def test_other_node_domains_are_refused(text: str) -> None:
     assert "such as {node}.ws.example.org" in refusal("gateway.node_domain", f'"{text}"')
+
+
+def test_lua_needs_one_map_file() -> None:
+    hosts = "hosts: {a: {address: h, map_file: /x.conf}, b: {address: i%s}}"
+    assert take("gateway.mode", f"dynamic, {hosts % ', map_file: /x.conf'}").gateway.map_file == "/x.conf"
+    with pytest.raises(InventoryError) as caught:
+        take("gateway.mode", f"dynamic, {hosts % ''}")
+    assert "dynamic needs one map_file for all gateways" in str(caught.value.problems[0])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders import placement
-from wsctl.livemap import parse_routes
+from wsctl.livemap import fixed_part, parse_routes
 from wsctl.model import PlacementState, is_user_id
 from wsctl.routes import (
     GatewaySettings,
@@ -421,3 +421,26 @@ def test_who_is_asked_is_in_the_map_and_routes_are_not() -> None:
 def test_other_endpoints_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"endpoint|not an address and a port"):
         render_map([], 1, GatewaySettings(endpoint=text))
+
+
+def test_what_lua_reads_is_sorted_comments_and_the_rest_stays_the_same() -> None:
+    settings = GatewaySettings(mode=Mode.DYNAMIC)
+    text = render_map(ROUTES, 1, settings, {"zoe": "stopped", "al": "failed"})
+    assert (
+        '# Routes\n#   "u:a-b" [fd00::1]:65535;\n#   "u:alice" 10.0.0.11:20000;\n#   "u:bob" 10.0.0.12:20001;\n'
+        '# States\n#   "u:al" failed;\n#   "u:zoe" stopped;\n# End\n'
+    ) in text
+    assert is_intact(text)
+    assert parse_header(text) == MapHeader(1, 3, digest(ROUTES, settings, {"al": "failed", "zoe": "stopped"}))
+    assert parse_routes(text) == {"a-b": "[fd00::1]:65535", "alice": "10.0.0.11:20000", "bob": "10.0.0.12:20001"}
+    other = render_map([Route("x" * 63, "10.0.0.1", 1)], 2, settings)
+    assert fixed_part(text) == fixed_part(other)
+    assert fixed_part(text) is not None
+    assert fixed_part(text) != fixed_part(render_map(ROUTES, 1, replace(settings, path_prefix="/w/")))
+    assert fixed_part(render_map(ROUTES, 1)) is None
+
+
+@pytest.mark.parametrize("path", ["map.conf", '/a"b', "/a\\b", "/a]]b", "/a\nb", "/a{b", "/a$b"])
+def test_a_map_file_that_lua_could_misread_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="not the plain absolute path"):
+        render_snippet(GatewaySettings(mode=Mode.DYNAMIC, map_file=path))

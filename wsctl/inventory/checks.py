@@ -69,6 +69,10 @@ def check_gateway_mode(inventory: Inventory, tree: Value, problems: Problems) ->
     gateway = inventory.gateway
     entry = descend(tree, "gateway", "mode")
     needs = {Mode.HOST: ("host_suffix", ".ws.example.org"), Mode.REDIRECT: ("node_domain", '"{node}.ws.example.org"')}
+    if entry is not None and gateway.mode is Mode.DYNAMIC:
+        files = {host.map_file for host in inventory.gateway_hosts.values()}
+        if len(files) > 1:
+            problems.add(entry[0], "gateway.mode", "dynamic needs one map_file for all gateways")
     if entry is None or gateway.mode not in needs:
         return
     key, example = needs[gateway.mode]

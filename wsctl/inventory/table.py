@@ -13,7 +13,7 @@ from wsctl.inventory.kinds import Key, ListOf, MapOf, Section, Values, section
 from wsctl.inventory.scalars import PORTS, SWITCH, choice, decimal, duration, number, size
 from wsctl.inventory.urls import COORDINATION, STATE
 from wsctl.model import PullPolicy, ReadyProbe, Strategy
-from wsctl.routes import Mode
+from wsctl.routes import MAP_FILE, Mode
 
 VERSION = number(1, 1, "1")._replace(expected="1, the version that this wsctl knows", schema={"const": 1})
 _PORT = number(1, 65535, "a port")
@@ -128,7 +128,7 @@ GATEWAY_HOST = section(
     map_file=Key(
         names.ABSOLUTE,
         "Where the map goes; where Nginx includes it, before other maps.",
-        "/etc/nginx/conf.d/00-wsctl-map.conf",
+        MAP_FILE,
     ),
     test=Key(
         ListOf(names.ANY_TEXT, "a list of words"), "The command that has Nginx read its configuration.", "[nginx, -t]"
