@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bench import cli, gets, place_many, place_one, report, routes
+from bench import cli, gateway, gets, place_many, place_one, report, routes
 from bench.measure import BenchError
 from bench.report import Row
 from bench.rig import Rig, rig
@@ -34,6 +34,7 @@ BENCHMARKS = {
     "place-60": Benchmark(place_many.run, place_many.ROUNDS),
     "gets": Benchmark(gets.run, gets.ROUNDS),
     "cli": Benchmark(cli.run, cli.ROUNDS, needs_lab=False),
+    "gateway": Benchmark(gateway.run, gateway.ROUNDS, needs_lab=False),
     "routes": Benchmark(routes.run, routes.ROUNDS, needs_lab=False),
 }
 
