@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bench import cli, gets, place_many, place_one, report, routes, state
+from bench import cli, gateway, gets, place_many, place_one, report, routes, state
 from bench.measure import BenchError
 from bench.report import Row
 from bench.rig import Rig, rig
@@ -37,6 +37,7 @@ BENCHMARKS = {
     # Its gate isn't met yet (docs/reliability.md says how close): only by name.
     "state": Benchmark(state.run, state.ROUNDS, by_default=False),
     "cli": Benchmark(cli.run, cli.ROUNDS, needs_lab=False),
+    "gateway": Benchmark(gateway.run, gateway.ROUNDS, needs_lab=False),
     "routes": Benchmark(routes.run, routes.ROUNDS, needs_lab=False),
 }
 

@@ -24,7 +24,7 @@ NODE_PACKAGES = (
     "procps",
     "e2fsprogs",
 )
-SERVICE_PACKAGES = ("mariadb-server", "redis-server", "nginx", "openssl")
+SERVICE_PACKAGES = ("mariadb-server", "redis-server", "nginx", "libnginx-mod-http-lua", "openssl", "curl", "wrk")
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from wsctl.errors import GatewayError, NodeError, NodeUnreachable, Refused, WsctlError
-from wsctl.livemap import Served, Verdict, Wanted, complaint_in, decide, parse_served
+from wsctl.livemap import Served, Verdict, Wanted, complaint_in, decide, fixed_part, parse_served
 from wsctl.nginx import MapRefused
 from wsctl.ports import Clock, Gateway, HeldLeases, Leases, LiveFile, Said
 from wsctl.routes import parse_header
@@ -143,6 +143,12 @@ class Look:
             return Served(header.generation, header.digest)
         return Served(self.wanted.generation, self.wanted.digest)
 
+    @property
+    def reloads(self) -> bool:
+        """Whether Nginx must load its configuration anew: not if its Lua reads new routes by itself."""
+        fixed = fixed_part(self.wanted.text)
+        return self.verdict is not Verdict.REPLACE or fixed is None or fixed != fixed_part(self.live.text or "")
+
     def summary(self, name: str) -> Applied:
         """The answer if nothing else happens."""
         return Applied(name, "unchanged", self.target.generation, self.wanted.count)
@@ -180,7 +186,7 @@ class Application:
         """From the look to the confirmation. Raises `WsctlError`; the live file is then the old one."""
         look = self._look(self._name, self._gateway)
         age_s = look.live.age_s
-        if look.verdict is not Verdict.UNCHANGED and age_s is not None and age_s < RELOAD_EVERY_S:
+        if look.verdict is not Verdict.UNCHANGED and look.reloads and age_s is not None and age_s < RELOAD_EVERY_S:
             self._clock.sleep(RELOAD_EVERY_S - age_s)
             # What changed meanwhile rides along.
             look = self._look(self._name, self._gateway)
@@ -194,9 +200,10 @@ class Application:
             self._held.check()
             self._gateway.swap()
         began = time.monotonic()
-        self._test(look)
-        self._held.check()
-        self._reload(look)
+        if look.reloads:
+            self._test(look)
+            self._held.check()
+            self._reload(look)
         reloaded = time.monotonic()
         self._confirm(look)
         confirmed = time.monotonic()
@@ -259,7 +266,7 @@ class Application:
         else:
             return
         standing = self._take_back(look, tested=True)
-        if standing is Standing.OLD:
+        if standing is Standing.OLD and look.reloads:
             self._gateway.reload()
         raise self._unconfirmed(look, said, standing)
 
@@ -276,7 +283,7 @@ class Application:
                 f"the server at `gateway.hosts.{self._name}.status_url` needs the snippet of this version: "
                 "wsctl render-gateway --snippet"
             )
-        return GatewayError(self._name, f"after the reload Nginx {what}; {standing.value}", hint=hint)
+        return GatewayError(self._name, f"Nginx {what}; {standing.value}", hint=hint)
 
     def _take_back(self, look: Look, *, tested: bool = False) -> Standing:
         """The old file live again, if the new one was put there by this run or by one that was cut off.

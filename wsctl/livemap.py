@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from wsctl import maptext
 from wsctl.routes import is_intact, parse_header
 
-ENTRY = re.compile(r'^    "u:([a-z0-9_-]+)" ([0-9a-f.:\[\]]+);$', re.MULTILINE)
+ENTRY = re.compile(r'^(?:    |#   )"u:([a-z0-9_-]+)" ((?:\[[0-9a-f.:]+\]|[0-9.]+):[0-9]{1,5});$', re.MULTILINE)
 STATUS_ANSWER = re.compile(r"([0-9]{1,20}) ([0-9a-f]{64})\n?", re.ASCII)
 BLAME = re.compile(r"\[(emerg|crit|alert|error)\] (?:[0-9]+#[0-9]+: )?(.*?)(?: in (\S+):([0-9]+))?$", re.MULTILINE)
 """Nginx's complaint: its level, its words, and the file and line if it names them."""
@@ -86,6 +87,13 @@ def wanted_map(text: str) -> Wanted:
 def parse_routes(text: str) -> dict[str, str]:
     """The upstream of each user in a map, whether it is intact or not."""
     return dict(ENTRY.findall(text))
+
+
+def fixed_part(text: str) -> str | None:
+    """What Nginx itself reads of a map whose routes are read by Lua; None for other maps. While it stays the same, new
+    routes need no reload."""
+    head, found, _ = text.partition(maptext.ROUTES_BELOW)
+    return head.partition("\n\n")[2] if found else None
 
 
 def parse_served(text: str) -> Served | None:

@@ -20,6 +20,10 @@ CHECK_TIMEOUT_S = 60.0
 SEARCHED = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 
+MODULES = (Path("/usr/lib/nginx/modules"), Path("/usr/share/nginx/modules"), Path("/etc/nginx/modules"))
+LUA_MODULES = ("ndk_http_module.so", "ngx_http_lua_module.so")
+
+
 class MapRefused(Refused):
     """Nginx doesn't accept the map or the snippet; `details["nginx"]` has its words."""
 
@@ -40,7 +44,8 @@ def check(map_text: str, snippet_text: str) -> None:
         base = Path(folder)
         (base / "map.conf").write_text(map_text, encoding="utf-8")
         (base / "snippet.conf").write_text(snippet_text, encoding="utf-8")
-        (base / "nginx.conf").write_text(_configuration(base), encoding="utf-8")
+        modules = lua_modules() if "_by_lua_block" in snippet_text else ""
+        (base / "nginx.conf").write_text(modules + _configuration(base), encoding="utf-8")
         command = [binary, "-t", "-q", "-p", folder, "-c", str(base / "nginx.conf"), "-e", str(base / "error.log")]
         try:
             done = subprocess.run(  # noqa: S603 - nothing of it comes from outside
@@ -51,6 +56,17 @@ def check(map_text: str, snippet_text: str) -> None:
     if done.returncode != 0:
         words = done.stderr.strip().replace(f"{folder}/", "")
         raise MapRefused(f"nginx -t refuses the route map: {words}", details={"nginx": words})
+
+
+def lua_modules() -> str:
+    """The lines that load Nginx's Lua module. Raises `InventoryError` when it isn't on this machine."""
+    for folder in MODULES:
+        if (folder / LUA_MODULES[-1]).exists():
+            return "".join(f"load_module {folder}/{name};\n" for name in LUA_MODULES if (folder / name).exists())
+    raise InventoryError(
+        "--check in the mode dynamic needs Nginx's Lua module on this machine, and there is none",
+        hint="apt-get install libnginx-mod-http-lua",
+    )
 
 
 def _configuration(base: Path) -> str:

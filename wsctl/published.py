@@ -15,11 +15,14 @@ from wsctl import nginx
 from wsctl.errors import BackendError
 from wsctl.planner import Difference, Kind
 from wsctl.ports import Store
-from wsctl.routes import GatewaySettings, Route, is_intact, parse_header, render_map, render_snippet, routes_of
+from wsctl.routes import GatewaySettings, Route, is_intact, parse_header, render_map, routes_of, states_of
+from wsctl.snippet import render_snippet
 
 _ROUTE = re.compile(
-    r'^    "u:(?P<user>[a-z0-9_-]+)" (?P<address>\[[0-9a-f:.]+\]|[0-9.]+):(?P<port>\d{1,5});$', re.ASCII | re.MULTILINE
+    r'^(?:    |#   )"u:(?P<user>[a-z0-9_-]+)" (?P<address>\[[0-9a-f:.]+\]|[0-9.]+):(?P<port>\d{1,5});$',
+    re.ASCII | re.MULTILINE,
 )
+_NODE = re.compile(r'^    "u:([a-z0-9_-]+)" ([a-z0-9-]+);$', re.ASCII | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class PublishedMap:
         users = {row.user for row in damaged}
         routes += [route for route in _routes_in(there or b"") if route.user in users]
         try:
-            return render_map(routes, generation, prefix=self.settings.path_prefix)
+            return render_map(routes, generation, self.settings, states_of(placements))
         except ValueError as error:
             raise BackendError(
                 f"the state database holds a placement that must not reach Nginx: {error}",
@@ -76,11 +79,13 @@ class PublishedMap:
 
 def _routes_in(text: bytes) -> list[Route]:
     """The routes of a map file."""
+    whole = text.decode("utf-8", "surrogateescape")
+    nodes = dict(_NODE.findall(whole.rpartition(" $ws_node {")[2]))
     return [
-        Route(found["user"], found["address"].strip("[]"), int(found["port"]))
-        for found in _ROUTE.finditer(text.decode("utf-8", "surrogateescape"))
+        Route(found["user"], found["address"].strip("[]"), int(found["port"]), nodes.get(found["user"], ""))
+        for found in _ROUTE.finditer(whole)
     ]
 
 
 def _lines(text: str) -> set[str]:
-    return {line for line in text.splitlines() if line.startswith('    "u:')}
+    return {line for line in text.splitlines() if line.startswith(('    "u:', '#   "u:'))}

@@ -64,6 +64,7 @@ for reader in (
     "systemd print",
     "doctor",
     "backup state",
+    "serve-routes",
 ):
     WRITERS.remove(reader)
 WRITERS = [name for name in WRITERS if not name.startswith("inventory")]

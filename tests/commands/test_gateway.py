@@ -48,7 +48,8 @@ def test_only_the_running_are_routed_and_nodes_are_not_asked(team: Desk) -> None
     opened = team.reached.opened
     text = team.ok("render-gateway").out
     assert "u:alice" in text, "unreachable is not gone"
-    assert "u:bob" not in text
+    assert '"u:bob" 1' not in text
+    assert '"u:bob" stopped;' in text
     assert team.reached.opened == opened
 
 
@@ -322,3 +323,18 @@ def test_a_verb_that_failed_for_some_still_applies_for_the_others(edge: Desk) ->
     result = edge("stop", "bob", "nobody")
     assert result.code == 9
     assert set(parse_routes(edge.edges.made["east"].served or "")) == {"alice"}
+
+
+def test_an_endpoint_that_cannot_be_is_refused(team: Desk, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("short\n")
+    for words, code, said in (
+        (("--listen", "localhost:1"), 2, "not an IP address"),
+        (("--listen", "127.0.0.1:0"), 2, "not an address and a port"),
+        (("--listen", "127.0.0.1:65536"), 2, "not an address and a port"),
+        (("--listen", "192.0.2.1:9"), 3, "cannot listen on 192.0.2.1:9"),
+        (("--key-file", str(key)), 3, "shorter than 32 bytes"),
+        (("--key-file", str(tmp_path / "none")), 3, "cannot read the key"),
+    ):
+        result = team("serve-routes", *words)
+        assert (result.code, said in result.err) == (code, True), result.err

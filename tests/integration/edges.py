@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from wsctl.routes import GatewaySettings, render_snippet
+from wsctl.routes import GatewaySettings
+from wsctl.snippet import render_snippet
 
 CONF = """\
 user root;

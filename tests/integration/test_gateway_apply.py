@@ -40,6 +40,7 @@ cluster: edges
 defaults: {{ports: 1024-65535, capacity: {{memory: 64g, cpus: 100}}}}
 workspace: {{image: a}}
 gateway:
+  mode: {mode}
   auto_apply: {auto}
   hosts:
 {hosts}
@@ -54,13 +55,14 @@ class Site:
     folder: Path
     edges: dict[str, Edge]
     auto: bool = False
+    mode: str = "map"
     extra: dict[str, str] = field(default_factory=dict)
 
     def inventory(self) -> Path:
         hosts = {name: edge.yaml() for name, edge in self.edges.items()} | self.extra
         lines = "\n".join(f"    {name}: {text}" for name, text in hosts.items())
         path = self.folder / "inventory.yaml"
-        path.write_text(INVENTORY.format(hosts=lines, auto=str(self.auto).lower()))
+        path.write_text(INVENTORY.format(hosts=lines, auto=str(self.auto).lower(), mode=self.mode))
         return path
 
     def argv(self, *words: str) -> list[str]:
@@ -462,7 +464,7 @@ def test_verbs_apply_at_their_end(lab: Lab, tmp_path: Path) -> None:
         cluster.run("place", alice)
         assert edge.get(f"/ws/{alice}/")[0] == 200
         cluster.run("stop", alice)
-        assert edge.get(f"/ws/{alice}/")[0] == 404
+        assert edge.get(f"/ws/{alice}/")[0] == 503
         edge.stop()
         ran = cluster.run("start", alice, code=9)
         assert "gateway here: the reload failed" in ran.err

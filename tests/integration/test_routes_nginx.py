@@ -5,145 +5,23 @@ A missing nginx fails these tests: what they show can't be shown without one. `W
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import http.client
 import os
-import shutil
 import socket
-import subprocess
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.integration.nginxes import Gateway, check, free_port, running, upstreams_of
 from wsctl.livemap import parse_served
-from wsctl.routes import GatewaySettings, Route, parse_header, render_map, render_snippet
+from wsctl.routes import GatewaySettings, Route, parse_header, render_map
+from wsctl.snippet import render_snippet
 
 pytestmark = pytest.mark.skipif(os.environ.get("WSCTL_SKIP_LAB") == "1", reason="WSCTL_SKIP_LAB=1")
 
 WORDS = ["default", "include", "hostnames", "volatile"]
 USERS = ["alice", "bob", "a", "x" * 63, "under_score", "7", *WORDS]
-
-
-class Upstream(BaseHTTPRequestHandler):
-    """Answers with the request as it came, and with what a workspace could try: redirects, cookies, X-Accel, SSE."""
-
-    protocol_version = "HTTP/1.1"
-    server: UpstreamServer
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.server.seen.append((self.path, dict(self.headers.items())))
-        path = self.path.partition("?")[0]
-        upgrades = self.request_version == "HTTP/1.1" and self.headers.get("Connection", "").lower() == "upgrade"
-        if upgrades and self.headers.get("Upgrade") == "websocket":
-            self.websocket()
-        elif path.endswith("/sse"):
-            self.sse()
-        elif path.endswith("/status418"):
-            self.answer(418, b"teapot")
-        elif path.endswith("/missing"):
-            self.answer(404, b"the workspace's own 404")
-        elif path.endswith("/accel"):
-            self.answer(200, b"mine", {"X-Accel-Redirect": "/secret/", "X-Accel-Buffering": "yes"})
-        elif path.endswith("/moved"):
-            target = self.headers["X-Test-Location"]
-            self.answer(302, b"", {"Location": target, "Set-Cookie": "s=1; Path=/"})
-        else:
-            self.answer(200, f"{self.server.user} {self.path}".encode())
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append((self.path, dict(self.headers.items())))
-        self.answer(200, hashlib.sha256(body).hexdigest().encode())
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def sse(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
-        self.wfile.write(b"data: one\n\n")
-        self.wfile.flush()
-        self.server.go_on.wait(10)
-        self.wfile.write(b"data: two\n\n")
-        self.close_connection = True
-
-    def websocket(self) -> None:
-        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-        self.send_response(101)
-        self.send_header("Upgrade", "websocket")
-        self.send_header("Connection", "Upgrade")
-        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
-        self.end_headers()
-        self.wfile.flush()
-        while frame := self.connection.recv(1024):  # bytes are enough to show that the tunnel is two-way
-            self.connection.sendall(b"echo:" + frame)
-        self.close_connection = True
-
-
-class UpstreamServer(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, user: str) -> None:
-        super().__init__(("127.0.0.1", 0), Upstream)
-        self.user = user
-        self.seen: list[tuple[str, dict[str, str]]] = []
-        self.go_on = threading.Event()
-
-
-@dataclass
-class Answer:
-    status: int
-    body: bytes
-    headers: dict[str, str]
-
-
-@dataclass
-class Gateway:
-    port: int
-    upstreams: dict[str, UpstreamServer]
-    root: Path
-
-    def get(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            named = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.putrequest(method, "/", skip_host="Host" in named)
-            # http.client refuses hostile paths, which are what is to be sent here.
-            connection._buffer[0] = f"{method} {path} HTTP/1.1".encode("latin-1")  # type: ignore[attr-defined]
-            for name, value in named.items():
-                connection.putheader(name, value)
-            if body is not None:
-                connection.putheader("Content-Length", str(len(body)))
-            connection.endheaders(body)
-            response = connection.getresponse()
-            return Answer(response.status, response.read(), dict(response.headers.items()))
-        finally:
-            connection.close()
-
-    def last(self, user: str) -> tuple[str, dict[str, str]]:
-        return self.upstreams[user].seen[-1]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def configuration(root: Path, port: int, route_map: str, snippet: str) -> Path:
@@ -183,45 +61,14 @@ def configuration(root: Path, port: int, route_map: str, snippet: str) -> Path:
     return config
 
 
-def nginx() -> str:
-    found = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
-    if found is None:
-        pytest.fail("nginx isn't installed: apt-get install nginx-light, or WSCTL_SKIP_LAB=1 to do without these tests")
-    return found
-
-
-def check(root: Path, config: Path) -> subprocess.CompletedProcess[str]:
-    argv = [nginx(), "-t", "-p", str(root), "-c", str(config), "-e", "stderr"]
-    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
-
-
 def start(root: Path, settings: GatewaySettings) -> Iterator[Gateway]:
-    upstreams = {user: UpstreamServer(user) for user in USERS}
-    for server in upstreams.values():
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    routes = [Route(user, "127.0.0.1", server.server_port) for user, server in upstreams.items()]
-    routes.append(Route("dead", "127.0.0.1", free_port()))
-    port = free_port()
-    text = render_map(routes, 17, prefix=settings.path_prefix)
-    config = configuration(root, port, text, render_snippet(settings))
-    checked = check(root, config)
-    assert checked.returncode == 0, checked.stderr
-    assert "warn" not in checked.stderr
-    process = subprocess.Popen([nginx(), "-p", str(root), "-c", str(config), "-e", str(root / "error.log")])
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield Gateway(port, upstreams, root)
-    finally:
-        process.terminate()
-        process.wait(10)
-        for server in upstreams.values():
-            server.go_on.set()
-            server.shutdown()
-            server.server_close()
+    with upstreams_of(*USERS) as upstreams:
+        routes = [Route(user, "127.0.0.1", server.server_port) for user, server in upstreams.items()]
+        routes.append(Route("dead", "127.0.0.1", free_port()))
+        port = free_port()
+        config = configuration(root, port, render_map(routes, 17, settings), render_snippet(settings))
+        with running(root, config, port):
+            yield Gateway(port, upstreams, root)
 
 
 @pytest.fixture(scope="module")
@@ -450,6 +297,6 @@ def test_nginx_has_nothing_to_say_about_the_hash_sizes(tmp_path: Path, count: in
 
 def test_a_root_prefix_is_a_prefix_too(tmp_path: Path) -> None:
     settings = GatewaySettings(path_prefix="/")
-    text = render_map([Route("alice", "::1", 2000)], 1, prefix="/")
+    text = render_map([Route("alice", "::1", 2000)], 1, settings)
     checked = check(tmp_path, configuration(tmp_path, free_port(), text, render_snippet(settings)))
     assert checked.returncode == 0, checked.stderr

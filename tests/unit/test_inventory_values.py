@@ -11,7 +11,7 @@ from wsctl.inventory import Inventory, parse
 from wsctl.inventory.names import parse_text
 from wsctl.inventory.scalars import duration_text, parse_duration, parse_size, size_text
 from wsctl.model import SshSettings
-from wsctl.routes import GatewayHost
+from wsctl.routes import GatewayHost, Mode
 
 ONE_OF = {
     "node": "version: 1\ncluster: a\nworkspace: {{image: a}}\nnodes: {{n: {{address: h, {key}: {value} }}}}\n",
@@ -766,3 +766,34 @@ def test_durations_are_written_short() -> None:
 def test_texts_that_no_process_takes(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         parse_text(text)
+
+
+def test_a_mode_of_routing_needs_its_key() -> None:
+    assert take("gateway.mode", "map").gateway.mode is Mode.MAP
+    assert take("gateway.mode", "host, host_suffix: .Ws.example.org").gateway.host_suffix == ".ws.example.org"
+    assert take("gateway.mode", 'redirect, node_domain: "{node}.x.org:8443"').gateway.node_domain == "{node}.x.org:8443"
+    for mode, key in (("host", "host_suffix"), ("redirect", "node_domain")):
+        with pytest.raises(InventoryError) as caught:
+            take("gateway.mode", mode)
+        assert f"{mode} needs {key}, such as" in str(caught.value.problems[0])
+    assert "'hots' is unknown" in reason("gateway.mode", "hots")
+
+
+@pytest.mark.parametrize("text", ["x.org", ".", ".x..org", ".x/", ".x;.org", ".x.org.", ".-x.org", ".x_y", "'.x y'"])
+def test_other_host_suffixes_are_refused(text: str) -> None:
+    assert "such as .ws.example.org" in refusal("gateway.host_suffix", text)
+
+
+@pytest.mark.parametrize(
+    "text", ["x.org", "{node}", "{node}x.org", "{node}.x.org/a", "{node}.x.org:0", "{node}.x.org:70000", "a.{node}.org"]
+)
+def test_other_node_domains_are_refused(text: str) -> None:
+    assert "such as {node}.ws.example.org" in refusal("gateway.node_domain", f'"{text}"')
+
+
+def test_lua_needs_one_map_file() -> None:
+    hosts = "hosts: {a: {address: h, map_file: /x.conf}, b: {address: i%s}}"
+    assert take("gateway.mode", f"dynamic, {hosts % ', map_file: /x.conf'}").gateway.map_file == "/x.conf"
+    with pytest.raises(InventoryError) as caught:
+        take("gateway.mode", f"dynamic, {hosts % ''}")
+    assert "dynamic needs one map_file for all gateways" in str(caught.value.problems[0])

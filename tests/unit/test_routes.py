@@ -6,16 +6,19 @@ import hashlib
 import random
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders import placement
+from wsctl.livemap import fixed_part, parse_routes
 from wsctl.model import PlacementState, is_user_id
 from wsctl.routes import (
     GatewaySettings,
     MapHeader,
+    Mode,
     Route,
     check_prefix,
     digest,
@@ -23,9 +26,10 @@ from wsctl.routes import (
     is_intact,
     parse_header,
     render_map,
-    render_snippet,
     routes_of,
+    states_of,
 )
+from wsctl.snippet import render_snippet
 
 ROUTES = [Route("bob", "10.0.0.12", 20001), Route("alice", "10.0.0.11", 20000), Route("a-b", "fd00::0001", 65535)]
 
@@ -56,6 +60,14 @@ map "u:$ws_user" $ws_upstream {
     "u:alice" 10.0.0.11:20000;
     "u:bob" 10.0.0.12:20001;
 }
+
+# Who has a workspace that isn't simply running: what the page says instead.
+map "u:$ws_user" $ws_state {
+    default "";
+}
+
+# In how many seconds it may be worth to ask again; empty: never.
+map $ws_state $ws_retry { default ""; starting 5; stopped 30; failed 60; }
 """
 
 
@@ -79,14 +91,14 @@ def test_the_digest_covers_all_but_the_generation() -> None:
     assert header == MapHeader(17, 3, digest(ROUTES))
     assert parse_header(render_map(ROUTES, 18)) == MapHeader(18, 3, digest(ROUTES))
     assert digest(ROUTES) != digest(ROUTES[:2])
-    assert digest(ROUTES) != digest(ROUTES, prefix="/w/")
+    assert digest(ROUTES) != digest(ROUTES, GatewaySettings(path_prefix="/w/"))
 
 
 def test_no_routes_are_a_map_that_knows_nobody() -> None:
     text = render_map([], 0)
     assert parse_header(text) == MapHeader(0, 0, digest([]))
     assert "u:$ws_user" in text
-    assert '"u:' not in text.partition('map "u:$ws_user"')[2]
+    assert '    "u:' not in text
 
 
 @pytest.mark.parametrize(
@@ -124,11 +136,19 @@ def test_only_what_runs_is_routed_and_the_inventorys_address_wins() -> None:
     placed.append(placement("gone", "n2", 1, address="10.9.9.9"))
     placed.append(placement("named", "n3", 2, address="10.8.8.8"))
     assert routes_of(placed, {"n1": "10.1.1.1", "n3": None}) == [
-        Route("running", "10.1.1.1", 20002),
-        Route("migrating", "10.1.1.1", 20005),
-        Route("gone", "10.9.9.9", 1),
-        Route("named", "10.8.8.8", 2),
+        Route("running", "10.1.1.1", 20002, "n1"),
+        Route("migrating", "10.1.1.1", 20005, "n1"),
+        Route("gone", "10.9.9.9", 1, "n2"),
+        Route("named", "10.8.8.8", 2, "n3"),
     ]
+    assert states_of(placed) == {
+        "reserved": "starting",
+        "starting": "starting",
+        "stopping": "stopped",
+        "stopped": "stopped",
+        "migrating": "migrating",
+        "failed": "failed",
+    }
 
 
 @pytest.mark.parametrize(
@@ -166,7 +186,7 @@ def test_a_row_that_is_not_right_is_named_and_nothing_rendered(route: Route, sai
 @pytest.mark.parametrize("prefix", ["/", "/ws/", "/a/b/", "/my.apps/~x/", "/A_1-2/"])
 def test_plain_prefixes_are_fine(prefix: str) -> None:
     check_prefix(prefix)
-    assert f"~^{prefix.replace('.', '[.]')}(?<ws_id>" in render_map([], 1, prefix=prefix)
+    assert f"~^{prefix.replace('.', '[.]')}(?<ws_id>" in render_map([], 1, GatewaySettings(path_prefix=prefix))
     assert f"location ^~ {prefix} {{" in render_snippet(GatewaySettings(path_prefix=prefix))
 
 
@@ -178,7 +198,7 @@ def test_other_prefixes_are_refused_everywhere(prefix: str) -> None:
     with pytest.raises(ValueError, match="not a path prefix"):
         check_prefix(prefix)
     with pytest.raises(ValueError, match="not a path prefix"):
-        render_map([], 1, prefix=prefix)
+        render_map([], 1, GatewaySettings(path_prefix=prefix))
     with pytest.raises(ValueError, match="not a path prefix"):
         render_snippet(GatewaySettings(path_prefix=prefix))
 
@@ -301,3 +321,126 @@ def test_a_hundred_thousand_routes_take_half_a_second() -> None:
         render_map(routes, 1)
         best = min(best, time.process_time() - started)
     assert best <= 0.5
+
+
+# ------------------------------------------------------------------------------------------------- states and modes
+
+
+def test_states_are_a_map_of_their_own() -> None:
+    text = render_map(ROUTES, 1, states={"zoe": "stopped", "bob": "migrating", "al": "failed"})
+    _, _, states = text.partition('map "u:$ws_user" $ws_state {\n    default "";\n')
+    assert states.startswith('    "u:al" failed;\n    "u:bob" migrating;\n    "u:zoe" stopped;\n}\n')
+    again = digest(ROUTES, states={"bob": "migrating", "al": "failed", "zoe": "stopped"})
+    assert parse_header(text) == MapHeader(1, 3, again)
+    assert digest(ROUTES) != digest(ROUTES, states={"al": "failed"})
+    assert is_intact(text)
+
+
+def test_the_hash_is_large_enough_for_the_stopped_too() -> None:
+    text = render_map([], 1, states={f"user-{n}": "stopped" for n in range(3000)})
+    assert "map_hash_max_size 8192;" in text
+
+
+@pytest.mark.parametrize("states", [{"Bob": "stopped"}, {"bob": "stopped;"}, {"bob": ""}, {"bob\n": "failed"}])
+def test_other_states_are_refused(states: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"state of '[Bb]ob"):
+        render_map(ROUTES, 1, states=states)
+
+
+def test_by_host_the_map_looks_at_the_host_only() -> None:
+    settings = GatewaySettings(mode=Mode.HOST, host_suffix=".ws.example.org")
+    text = render_map(ROUTES, 1, settings)
+    assert "map $host $ws_user" in text
+    assert r"[a-z0-9])?)[.]ws[.]example[.]org\z" in text
+    assert "$uri" not in text + render_snippet(settings)
+    assert "location / {" in render_snippet(settings)
+
+
+def test_redirects_have_a_node_for_everybody() -> None:
+    settings = GatewaySettings(mode=Mode.REDIRECT, node_domain="{node}.ws.example.org:8443")
+    routes = [Route("bob", "10.0.0.12", 1, "n-2"), Route("alice", "10.0.0.11", 1, "n1")]
+    assert '$ws_node {\n    default "";\n    "u:alice" n1;\n    "u:bob" n-2;\n}\n' in render_map(routes, 1, settings)
+    assert parse_routes(render_map(routes, 1, settings)) == {"alice": "10.0.0.11:1", "bob": "10.0.0.12:1"}
+    snippet = render_snippet(settings)
+    assert 'if ($host != "${ws_node}.ws.example.org") {' in snippet
+    assert "return 302 $scheme://${ws_node}.ws.example.org:8443$request_uri;" in snippet
+    for node in ("", "N1", "n1;", "n1\n", "-n"):
+        with pytest.raises(ValueError, match="route of 'bob': not the name of a node"):
+            render_map([Route("bob", "10.0.0.12", 1, node)], 1, settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        GatewaySettings(mode=Mode.HOST),
+        GatewaySettings(mode=Mode.REDIRECT),
+        GatewaySettings(host_suffix="ws.example.org"),
+        GatewaySettings(host_suffix=".x\n"),
+        GatewaySettings(host_suffix=".x.*"),
+        GatewaySettings(node_domain="{node}"),
+        GatewaySettings(node_domain="{node}.x.org;"),
+        GatewaySettings(node_domain="{node}.x.org\n"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_in_both_texts(settings: GatewaySettings) -> None:
+    with pytest.raises(ValueError, match=r"needs|expected something like"):
+        render_map([], 1, settings)
+    with pytest.raises(ValueError, match=r"needs|expected something like"):
+        render_snippet(settings)
+
+
+@given(st.sampled_from(["host_suffix", "node_domain", "wake"]), HOSTILE, st.sampled_from(["", ".", "{node}.", "/"]))
+@settings(max_examples=600)
+def test_no_setting_of_a_mode_leaves_its_place(key: str, text: str, begin: str) -> None:
+    mode = {"host_suffix": Mode.HOST, "node_domain": Mode.REDIRECT, "wake": Mode.MAP}[key]
+    plain = {"host_suffix": ".x.org", "node_domain": "{node}.x.org", "wake": "/w"}[key]
+    made = []
+    for value in (begin + text, plain):
+        given = replace(GatewaySettings(mode=mode), **{key: value})  # type: ignore[arg-type]
+        try:
+            made.append(render_snippet(given) + render_map([Route("a", "10.0.0.1", 1, "n")], 1, given))
+        except ValueError:
+            return
+    assert re.fullmatch(r"[a-z0-9.:{}A-Z/_~-]+", begin + text)
+    shapes = [re.sub(r"[0-9a-f]{64}|\S*[./]\S*", "X", one) for one in made]
+    assert shapes[0] == shapes[1]
+
+
+def test_who_is_asked_is_in_the_map_and_routes_are_not() -> None:
+    settings = GatewaySettings(mode=Mode.AUTH_REQUEST, endpoint="[fd00::1]:8095")
+    text = render_map(ROUTES, 1, settings, {"zoe": "stopped"})
+    assert "    server [fd00::1]:8095;\n" in text
+    assert '"u:' not in text
+    assert parse_header(text) == MapHeader(1, 0, digest([], settings))
+    snippet = render_snippet(settings)
+    assert "auth_request /ws/.wsctl-route;" in snippet
+    assert snippet.count("{") == snippet.count("}")
+
+
+@pytest.mark.parametrize("text", ["", "8095", "localhost:1", "127.0.0.1:0", "127.0.0.1:1;", "127.0.0.1:1\n", "::1:80"])
+def test_other_endpoints_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"endpoint|not an address and a port"):
+        render_map([], 1, GatewaySettings(endpoint=text))
+
+
+def test_what_lua_reads_is_sorted_comments_and_the_rest_stays_the_same() -> None:
+    settings = GatewaySettings(mode=Mode.DYNAMIC)
+    text = render_map(ROUTES, 1, settings, {"zoe": "stopped", "al": "failed"})
+    assert (
+        '# Routes\n#   "u:a-b" [fd00::1]:65535;\n#   "u:alice" 10.0.0.11:20000;\n#   "u:bob" 10.0.0.12:20001;\n'
+        '# States\n#   "u:al" failed;\n#   "u:zoe" stopped;\n# End\n'
+    ) in text
+    assert is_intact(text)
+    assert parse_header(text) == MapHeader(1, 3, digest(ROUTES, settings, {"al": "failed", "zoe": "stopped"}))
+    assert parse_routes(text) == {"a-b": "[fd00::1]:65535", "alice": "10.0.0.11:20000", "bob": "10.0.0.12:20001"}
+    other = render_map([Route("x" * 63, "10.0.0.1", 1)], 2, settings)
+    assert fixed_part(text) == fixed_part(other)
+    assert fixed_part(text) is not None
+    assert fixed_part(text) != fixed_part(render_map(ROUTES, 1, replace(settings, path_prefix="/w/")))
+    assert fixed_part(render_map(ROUTES, 1)) is None
+
+
+@pytest.mark.parametrize("path", ["map.conf", '/a"b', "/a\\b", "/a]]b", "/a\nb", "/a{b", "/a$b"])
+def test_a_map_file_that_lua_could_misread_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="not the plain absolute path"):
+        render_snippet(GatewaySettings(mode=Mode.DYNAMIC, map_file=path))

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     },
     "reconcile": Entry("reconcile:reconcile", "Find what differs from the state, and repair what is safe."),
     "render-gateway": Entry("gateway:render_gateway", "Write the Nginx route map, or the snippet that goes with it."),
+    "serve-routes": Entry("serve_routes:serve_routes", "Answer Nginx where users are and who may pass."),
     "audit": Entry("audit:audit", "Show what was done and by whom, export it, or check that it is whole."),
     "systemd": {
         "print": Entry("systemd:print_", "Print units or cron lines that run wsctl regularly."),

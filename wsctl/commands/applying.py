@@ -24,14 +24,15 @@ AUTO_WAIT_S = 30.0
 
 def render(app: App, store: SqlStore) -> Wanted:
     """The map of the placements as they are now. Raises `BackendError` for a row that must not reach Nginx."""
-    from wsctl.routes import render_map, routes_of
+    from wsctl.routes import render_map, routes_of, states_of
 
     # The generation is read first: if a placement changes in between, the map is newer than it says, never older.
     generation = store.route_generation()
     addresses = {name: node.publish_address for name, node in app.inventory.nodes.items()}
-    routes = routes_of(store.placements(), addresses)
+    placements = list(store.placements())
     try:
-        return wanted_map(render_map(routes, generation, prefix=app.inventory.gateway.path_prefix))
+        text = render_map(routes_of(placements, addresses), generation, app.inventory.gateway, states_of(placements))
+        return wanted_map(text)
     except ValueError as error:
         raise BackendError(
             f"the state database holds a placement that must not reach Nginx: {error}",

@@ -84,7 +84,7 @@ def _check_options(out: str | None, *, snippet: bool, check: bool, diff: bool, a
 def _render(app: App, out: str | None, *, snippet: bool, check: bool, dry_run: bool) -> None:
     from wsctl.commands.applying import render
     from wsctl.nginx import check as nginx_check
-    from wsctl.routes import render_snippet
+    from wsctl.snippet import render_snippet
 
     snippet_text = render_snippet(app.inventory.gateway)
     wanted = None if snippet and not check else render(app, app.store_for_reading)
@@ -120,7 +120,7 @@ def _apply(app: App, *, check: bool, force: bool, dry_run: bool, wait_s: float) 
     from wsctl.gateway import ApplyOptions
     from wsctl.nginx import check as nginx_check
     from wsctl.output import Column
-    from wsctl.routes import render_snippet
+    from wsctl.snippet import render_snippet
 
     need_hosts(app)
     if check:

@@ -7,6 +7,7 @@ Not responsible for: whether the result makes sense as a whole (`checks`).
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from wsctl.inventory.kinds import Kind, ListOf, MapOf, Section, Values
@@ -15,7 +16,7 @@ from wsctl.inventory.settings import Inventory, ReapSettings, StateSettings
 from wsctl.inventory.table import CLASS, GATEWAY_HOST, NODE, READY, ROOT
 from wsctl.inventory.urls import resolve_ca, resolve_state
 from wsctl.model import Capacity, Node, Resources, SshSettings, WorkspaceSpec
-from wsctl.routes import STATUS, GatewayHost, GatewaySettings
+from wsctl.routes import MAP_FILE, STATUS, GatewayHost, GatewaySettings
 
 
 def default_values(section: Section) -> Values:
@@ -70,7 +71,7 @@ def build(path: Path, values: Values) -> Inventory:
         strategy=root["scheduler"]["strategy"],
         reap=_reap(root["reap"]),
         requests_keep_s=root["requests"]["keep"],
-        gateway=_gateway(root["gateway"]),
+        gateway=_gateway(root["gateway"], _gateway_hosts(root, files)),
         gateway_hosts=_gateway_hosts(root, files),
         auto_apply=root["gateway"]["auto_apply"],
         nodes={name: _node(name, overlay(NODE, root["defaults"], nodes[name]), files) for name in sorted(nodes)},
@@ -149,7 +150,7 @@ def _reap(values: Values) -> ReapSettings:
     )
 
 
-def _gateway(values: Values) -> GatewaySettings:
+def _gateway(values: Values, hosts: Mapping[str, GatewayHost]) -> GatewaySettings:
     return GatewaySettings(
         path_prefix=values["path_prefix"],
         strip_prefix=values["strip_prefix"],
@@ -157,6 +158,13 @@ def _gateway(values: Values) -> GatewaySettings:
         read_timeout_s=values["read_timeout"],
         connect_timeout_s=values["connect_timeout"],
         max_body_bytes=values["max_body_size"],
+        mode=values["mode"],
+        host_suffix=values["host_suffix"],
+        node_domain=values["node_domain"],
+        wake=values["wake"],
+        endpoint=values["endpoint"],
+        # The one that all have; `checks` wants that where it matters.
+        map_file=next((host.map_file for host in hosts.values()), MAP_FILE),
     )
 
 

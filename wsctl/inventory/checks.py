@@ -17,6 +17,7 @@ from wsctl.inventory.kinds import Values
 from wsctl.inventory.problems import Problems, join
 from wsctl.inventory.settings import Inventory
 from wsctl.model import Node, WorkspaceSpec
+from wsctl.routes import Mode
 
 
 def descend(tree: Value | None, *path: str) -> tuple[Scalar, Value] | None:
@@ -68,6 +69,22 @@ def check_notice(inventory: Inventory, tree: Value, problems: Problems) -> None:
     entry = descend(tree, "reap", "url")
     if entry is not None and inventory.reap.hook is not None and inventory.reap.url is not None:
         problems.add(entry[0], "reap.url", "both hook and url, expected one of them")
+
+
+def check_gateway_mode(inventory: Inventory, tree: Value, problems: Problems) -> None:
+    """A mode of routing needs its key."""
+    gateway = inventory.gateway
+    entry = descend(tree, "gateway", "mode")
+    needs = {Mode.HOST: ("host_suffix", ".ws.example.org"), Mode.REDIRECT: ("node_domain", '"{node}.ws.example.org"')}
+    if entry is not None and gateway.mode is Mode.DYNAMIC:
+        files = {host.map_file for host in inventory.gateway_hosts.values()}
+        if len(files) > 1:
+            problems.add(entry[0], "gateway.mode", "dynamic needs one map_file for all gateways")
+    if entry is None or gateway.mode not in needs:
+        return
+    key, example = needs[gateway.mode]
+    if getattr(gateway, key) is None:
+        problems.add(entry[0], "gateway.mode", f"{gateway.mode} needs {key}, such as `{key}: {example}`")
 
 
 def _same_machine(first: str, second: str, tree: Value, problems: Problems) -> None:

@@ -12,7 +12,15 @@ from pathlib import Path
 
 from wsctl.errors import InventoryError
 from wsctl.inventory.build import build
-from wsctl.inventory.checks import check_gateways, check_machines, check_nodes_given, check_notice, descend, warnings
+from wsctl.inventory.checks import (
+    check_gateway_mode,
+    check_gateways,
+    check_machines,
+    check_nodes_given,
+    check_notice,
+    descend,
+    warnings,
+)
 from wsctl.inventory.document import Scalar, Value, compose, read_text
 from wsctl.inventory.problems import Problems, quote
 from wsctl.inventory.reader import Reader
@@ -42,6 +50,7 @@ def parse(text: str, path: Path) -> Inventory:
     check_machines(inventory, tree, problems)
     check_gateways(inventory, tree, problems)
     check_notice(inventory, tree, problems)
+    check_gateway_mode(inventory, tree, problems)
     problems.raise_any()
     return replace(
         inventory,

@@ -11,6 +11,7 @@ import ipaddress
 import re
 
 from wsctl.inventory.scalars import Text
+from wsctl.routes import HOST_SUFFIX, NODE_DOMAIN, check_endpoint
 
 NAME = r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?"
 """A node, class or cluster."""
@@ -290,6 +291,34 @@ def parse_prefix(text: str) -> str:
     return text
 
 
+def parse_host_suffix(text: str) -> str:
+    """What follows a user in host names."""
+    if not text.startswith("."):
+        raise ValueError("does not begin with a dot")
+    if not HOST_SUFFIX.fullmatch(text.lower()) or len(text) > 189:  # 253 with a user of 63 and its dot
+        raise ValueError
+    return text.lower()
+
+
+def parse_node_domain(text: str) -> str:
+    """A node's host name, with `{node}` where the node's name goes, and a port if it isn't the scheme's."""
+    if not text.startswith("{node}."):
+        raise ValueError("does not begin with {node}.")
+    found = NODE_DOMAIN.fullmatch(text)
+    if found is None or len(text) > 189 or int(found["port"] or 1) > 65535:
+        raise ValueError
+    return text
+
+
+def parse_endpoint(text: str) -> str:
+    """An IP literal (IPv6 in brackets) and a port."""
+    try:
+        check_endpoint(text)
+    except ValueError:
+        raise ValueError from None
+    return text
+
+
 def _segments(path: str) -> None:
     parts = path.split("/")
     if len(path) > 200 or not all(re.fullmatch(_SEGMENT, part) and part not in (".", "..") for part in parts):
@@ -327,4 +356,7 @@ LABEL_KEY = Text(parse_label_key, "a label's name: one printable word without '=
 LABEL = Text(parse_label, "a label's value", _AS_WRITTEN)
 URI_PATH = Text(parse_uri_path, "a path such as /healthz", _string("^/"))
 LOCATION = Text(parse_location, "an internal location such as /auth", _string("^/"))
+ENDPOINT = Text(parse_endpoint, "an IP address and a port such as 127.0.0.1:8095", _string(":[0-9]+$"))
+SUFFIX = Text(parse_host_suffix, "the end of a host name such as .ws.example.org", _string("^[.]"))
+DOMAIN = Text(parse_node_domain, "a host name such as {node}.ws.example.org", _string("^[{]node[}][.]"))
 PREFIX = Text(parse_prefix, "a path such as /ws/", _string("^/.*/$"))

@@ -134,9 +134,14 @@ def _ready(probe: ReadyProbe | None) -> Data | None:
 
 def _gateway(gateway: GatewaySettings) -> Data:
     return {
+        "mode": str(gateway.mode),
+        "host_suffix": gateway.host_suffix,
+        "node_domain": gateway.node_domain,
+        "endpoint": gateway.endpoint,
         "path_prefix": gateway.path_prefix,
         "strip_prefix": gateway.strip_prefix,
         "auth_request": gateway.auth_request,
+        "wake": gateway.wake,
         "read_timeout": duration_text(gateway.read_timeout_s),
         "connect_timeout": duration_text(gateway.connect_timeout_s),
         "max_body_size": size_text(gateway.max_body_bytes),

@@ -14,6 +14,7 @@ from wsctl.inventory.reaping import REAP
 from wsctl.inventory.scalars import PORTS, SWITCH, choice, decimal, duration, number, size
 from wsctl.inventory.urls import COORDINATION, STATE
 from wsctl.model import PullPolicy, ReadyProbe, Strategy
+from wsctl.routes import MAP_FILE, Mode
 
 VERSION = number(1, 1, "1")._replace(expected="1, the version that this wsctl knows", schema={"const": 1})
 _PORT = number(1, 65535, "a port")
@@ -135,7 +136,7 @@ GATEWAY_HOST = section(
     map_file=Key(
         names.ABSOLUTE,
         "Where the map goes; where Nginx includes it, before other maps.",
-        "/etc/nginx/conf.d/00-wsctl-map.conf",
+        MAP_FILE,
     ),
     test=Key(
         ListOf(names.ANY_TEXT, "a list of words"), "The command that has Nginx read its configuration.", "[nginx, -t]"
@@ -151,9 +152,24 @@ GATEWAY_HOST = section(
 )
 
 GATEWAY = section(
+    mode=Key(choice(Mode), "How a request finds its user's node; see docs/guides/routing.md.", "map"),
+    host_suffix=Key(
+        names.SUFFIX, "With `mode: host`: users are at `<user><host_suffix>`, such as `.ws.example.org`.", null="none"
+    ),
+    node_domain=Key(
+        names.DOMAIN,
+        "With `mode: redirect`: the host name of a node's own Nginx, such as `{node}.ws.example.org`.",
+        null="none",
+    ),
+    endpoint=Key(
+        names.ENDPOINT, "With `mode: auth_request`: where Nginx finds `wsctl serve-routes`, or yours.", "127.0.0.1:8095"
+    ),
     path_prefix=Key(names.PREFIX, "Users are at `<path_prefix><user>/`.", "/ws/"),
     strip_prefix=Key(SWITCH, "Whether workspaces see `/` instead of `<path_prefix><user>/`.", "true"),
     auth_request=Key(names.LOCATION, "Location that Nginx asks before each request (`auth_request`).", null="no check"),
+    wake=Key(
+        names.LOCATION, "Location that gets the requests of users whose workspace is stopped.", null="a page says so"
+    ),
     read_timeout=Key(duration("1h"), "How long a connection may be silent, WebSockets too.", "1h"),
     connect_timeout=Key(duration("5s"), "How long a node may take to accept a connection.", "5s"),
     max_body_size=Key(size(0), "Largest upload; 0 for no limit.", "1g"),
