@@ -60,6 +60,12 @@ def write(store: SqlStore, path: Path, *, made_at: datetime, made_by: str) -> Wr
     _may_be_replaced(path, store.cluster)
 
     def consume(snapshot: Snapshot) -> Written:
+        if not any(snapshot.counts.values()):
+            # By cron with the wrong inventory, it would take the place of a good copy.
+            raise Refused(
+                f"the cluster {store.cluster} has no state to copy; nothing was written",
+                hint="is it the right inventory? wsctl db version",
+            )
         header = {
             "wsctl": "state", "format": FORMAT, "cluster": store.cluster, "schema_version": store.schema_version(),
             "made_at": made_at.isoformat(timespec="seconds"), "made_by": made_by, "counts": dict(snapshot.counts),

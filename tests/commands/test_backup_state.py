@@ -186,3 +186,11 @@ def test_every_table_is_copied_or_known_to_be_about_the_moment() -> None:
         missing = made[table.name] - {column.name for column in table.columns}
         counted = {"workspaces", "active", "memory_bytes", "cpus_milli"} if table.name == "node_usage" else set()
         assert missing == counted
+
+
+def test_nothing_doesnt_take_the_place_of_a_good_copy(alice: Desk, copy: Path) -> None:
+    good = copy.read_bytes()
+    fresh(alice)
+    result = alice("backup", "state", "--out", "state.jsonl", "-o", "json")
+    assert (result.code, result.error["code"]) == (5, "refused")
+    assert copy.read_bytes() == good

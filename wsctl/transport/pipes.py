@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from wsctl.errors import NodeUnreachable
+from wsctl.errors import NodeError, NodeUnreachable
 
 if TYPE_CHECKING:
     import paramiko
@@ -124,10 +124,21 @@ class SshLauncher:
         try:
             with _broken(self._name, self._silence_s):
                 channel.settimeout(self._silence_s)
-                channel.exec_command(shlex.join(argv))
+                self._exec(channel, shlex.join(argv))
             yield _SshPipe(self._name, channel, self._silence_s)
         finally:
             channel.close()
+
+    def _exec(self, channel: paramiko.Channel, words: str) -> None:
+        import paramiko
+
+        try:
+            channel.exec_command(words)
+        except paramiko.SSHException as error:
+            if not self._session.transport.is_active():
+                raise
+            said = f"its sshd runs no commands for the account {self._session.target.user}"
+            raise NodeError(self._name, said, hint="it takes an account with a shell: docs/guides/backup.md") from error
 
 
 class _SshPipe:
