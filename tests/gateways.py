@@ -1,6 +1,6 @@
 """Gateways in memory: a map file, workers that have loaded some map, and the ways in which both go wrong.
 
-Responsible for behaving as `ports.Gateway` says. Not responsible for: Nginx's opinion of a map, which a test decides.
+Responsible for behaving as `frontends.Gateway` says. Not responsible for: Nginx's opinion of a map, which a test decides.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from wsctl.errors import WsctlError
-from wsctl.ports import LiveFile, Said
+from wsctl.frontends import LiveFile, Said
 from wsctl.routes import GatewayHost, parse_header
 
 OK = Said(True, "nginx: configuration file /etc/nginx/nginx.conf test is successful")

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from wsctl.folders import Folders
+from wsctl.frontends import Gateway
 from wsctl.model import Node
-from wsctl.ports import Clock, Commands, Engine, Gateway, Leases
+from wsctl.ports import Clock, Commands, Engine, Leases
 from wsctl.records import Actor
 from wsctl.routes import GatewayHost
 

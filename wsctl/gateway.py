@@ -2,7 +2,7 @@
 
 Responsible for: the order of these, the lease on each gateway, at most one reload a second, and that a run that is cut
 off anywhere leaves what the next one repairs. Not responsible for: what is to be done (`livemap.decide`), the effects
-(`ports.Gateway`), nor for which placements there are (`render`).
+(`frontends.Gateway`), nor for which placements there are (`render`).
 
 The steps and what a death after each leaves: *uploaded*: a file that nothing reads, overwritten by the next upload.
 *Swapped* or *tested*: the new file with the old workers; the next run sees that the workers don't serve the file, tests
@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from wsctl.errors import GatewayError, NodeError, NodeUnreachable, Refused, WsctlError
+from wsctl.frontends import Gateway, LiveFile, Said
 from wsctl.livemap import Served, Verdict, Wanted, complaint_in, decide, fixed_part, parse_served
 from wsctl.nginx import MapRefused
-from wsctl.ports import Clock, Gateway, HeldLeases, Leases, LiveFile, Said
+from wsctl.ports import Clock, HeldLeases, Leases
 from wsctl.routes import parse_header
 from wsctl.transport.fanout import run as fan_out
 

@@ -1,4 +1,4 @@
-"""What `ports.Gateway` promises of its files, of the fake and of the shell commands on this machine.
+"""What `frontends.Gateway` promises of its files, of the fake and of the shell commands on this machine.
 
 Nginx itself and the way by SSH: `tests/integration/test_gateway_apply.py`.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.gateways import FakeGateway
+from wsctl.frontends import Gateway
 from wsctl.model import SshSettings
-from wsctl.ports import Gateway
 from wsctl.routes import GatewayHost
 from wsctl.transport.gateways import Gateways
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from wsctl.errors import GatewayError, NodeUnreachable, NotFound
+from wsctl.frontends import Said
 from wsctl.model import SshSettings
-from wsctl.ports import Said
 from wsctl.routes import GatewayHost
 from wsctl.transport.gateways import Gateways, ShellGateway, split_status_url
 from wsctl.transport.shell import LocalShell

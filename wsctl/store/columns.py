@@ -68,7 +68,9 @@ TABLES = {
         _table("node_marks", "node", "node state reason:text changed_at:time changed_by"),
         _table("homes", "user", "user node since:time"),
         _table("activity", "user", "user last_active_at:time source"),
-        _table("samples", "user", "user container_id tx_bytes:int observed_at:time"),
+        _table("samples", "user", "user container_id tx_bytes:int observed_at:time cpu_ns:int?"),
+        _table("retired", "user", "user generation:int"),
+        _table("notes", "topic subject", "topic subject value:text noted_at:time"),
         _table(
             "audit",
             "target sequence",
@@ -89,7 +91,9 @@ def problem(table: Table, record: Mapping[str, Any]) -> str | None:
         why = _wrong(column, record[column.name])
         if why is not None:
             return f"{column.name}: {why}"
-    if "user" in record and not is_user_id(record["user"]):
+    # The activity of nobody says since when there is activity at all.
+    of_nobody = table.name == "activity" and record.get("user") == ""
+    if "user" in record and not of_nobody and not is_user_id(record["user"]):
         return "user: not a user id"
     if table.name == "node_marks" and record["state"] not in {state.value for state in NodeState}:
         return "state: unknown"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from wsctl.errors import GatewayError, HostKeyError, NodeUnreachable, NotFound
-from wsctl.ports import LiveFile, Said
+from wsctl.frontends import LiveFile, Said
 from wsctl.routes import STATUS, GatewayHost
 from wsctl.transport.once import Once
 from wsctl.transport.shell import Done, LocalShell, Shell, SshShell
@@ -60,7 +60,7 @@ ANSWER_BYTES = 16384
 
 
 class ShellGateway:
-    """`ports.Gateway` on a machine that runs commands."""
+    """`frontends.Gateway` on a machine that runs commands."""
 
     def __init__(self, host: GatewayHost, shell: Shell, timeouts: Timeouts) -> None:
         self._host = host
