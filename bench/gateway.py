@@ -35,7 +35,6 @@ TWICE = Gate(2, "×", at_most=False)
 CLIENT = """
 local hot, n = {}, 0
 init = function(args)
-    wrk.init(args)
     for i = 0, HOT - 1 do hot[i] = wrk.format("GET", string.format("/ws/user-%07d/x", i * STEP)) end
 end
 request = function() n = (n + 1) % HOT; return hot[n] end

@@ -77,8 +77,11 @@ DYNAMIC = """# Connections to workspaces are kept for the next request; the user
 upstream wsctl_dynamic {
     server 0.0.0.1;
     balancer_by_lua_block {
-        local address, port = string.match(ngx.var.ws_upstream, "^(.*):([0-9]+)$")
-        local done, why = require("ngx.balancer").set_current_peer(address, tonumber(port))
+        local at = ngx.var.ws_upstream
+        local colon = #at - 1
+        while string.byte(at, colon) ~= 58 do colon = colon - 1 end
+        local address, port = string.sub(at, 1, colon - 1), tonumber(string.sub(at, colon + 1))
+        local done, why = require("ngx.balancer").set_current_peer(address, port)
         if not done then
             ngx.log(ngx.ERR, "wsctl: ", why)
             return ngx.exit(500)
