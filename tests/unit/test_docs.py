@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import pkgutil
 import re
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+import wsctl
 from wsctl.commands.options import Interrupted
 from wsctl.errors import WsctlError
 from wsctl.inventory import load, parse
@@ -108,6 +111,9 @@ def error_classes(base: type[WsctlError] = WsctlError) -> Iterator[type[WsctlErr
 def test_every_exit_code_is_documented() -> None:
     page = (DOCS / "reference" / "exit-codes.md").read_text()
     rows = {(int(code), word) for code, word in re.findall(r"^\| (\d+) \| `([a-z-]+)` \|", page, re.M)}
+    for module in pkgutil.walk_packages(wsctl.__path__, "wsctl."):
+        if module.name != "wsctl.__main__":
+            importlib.import_module(module.name)  # an error is known once its module is
     classes = set(error_classes())
     assert {Interrupted, MapRefused} <= classes
     # `BannerMissing` is caught inside of the transport and told as what it is.
