@@ -1,6 +1,6 @@
 """Gateways in memory: a map file, workers that have loaded some map, and the ways in which both go wrong.
 
-Responsible for behaving as `frontends.Gateway` says. Not responsible for: Nginx's opinion of a map, which a test decides.
+Responsible for behaving as `frontends.Gateway` says. Not responsible for: what Nginx thinks of a map; a test decides.
 """
 
 from __future__ import annotations
