@@ -21,9 +21,10 @@ from typing import Any
 
 from tests.builders import CLUSTER, IMAGE, RESOURCES, node
 from tests.fakes import FakeClock, FakeContainer, FakeFleet
+from tests.filing import FakeFiles
 from wsctl.coordination import open_leases
 from wsctl.coordination.leases import BackendLeases
-from wsctl.errors import BackendError, EngineError, NodeUnreachable, WsctlError
+from wsctl.errors import BackendError, EngineError, FilesError, NodeUnreachable, WsctlError
 from wsctl.model import (
     LABEL_CLUSTER,
     LABEL_GENERATION,
@@ -38,7 +39,18 @@ from wsctl.model import (
     Usage,
     WorkspaceSpec,
 )
-from wsctl.planner import Decision, Rules, plan_mark, plan_place, plan_remove, plan_restart, plan_start, plan_stop
+from wsctl.planner import (
+    Decision,
+    Rules,
+    plan_mark,
+    plan_migrate,
+    plan_place,
+    plan_remove,
+    plan_restart,
+    plan_start,
+    plan_stop,
+    plan_unmove,
+)
 from wsctl.reaper import Reaper, ReapOptions
 from wsctl.reconciler import Reconciler, Repair
 from wsctl.records import Actor
@@ -62,6 +74,10 @@ class Site:
     store: SqlStore
     leases: BackendLeases
     classes: dict[str, WorkspaceSpec] = field(default_factory=lambda: {"default": SPEC})
+    files: FakeFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.files = FakeFiles(self.fleet, self.clock)
 
     def close(self) -> None:
         """End the threads and give up the database."""
@@ -82,6 +98,7 @@ class Site:
             "leases": leases,
             "engines": lambda name: Proxy(name, self.fleet(name), wire, CALLS),
             "clock": self.clock,
+            "files": Proxy("files", self.files, wire, FILES),
             "actor": Actor("tests", process="here:1"),
             "lease_wait_s": 0.0,
         }
@@ -212,6 +229,17 @@ class Commands:
 
         return self.run(self.operation("rm", users, decide), **options)
 
+    def migrate(
+        self, *users: str, to: str | None = None, strategy: Strategy = Strategy.SPREAD, **options: Any
+    ) -> list[Outcome]:
+        def decide(user: str, spec: WorkspaceSpec, view: ClusterView) -> Decision:
+            return plan_migrate(user, spec, view, to, strategy)
+
+        def undo(user: str, view: ClusterView) -> Decision:
+            return plan_unmove(user, self.world.classes["default"], view)
+
+        return self.run(self.operation("migrate-user", users, decide, places=True, undo=undo), **options)
+
     def reap(self, **options: Any) -> list[Outcome]:
         outcomes: list[Outcome] = []
         Reaper(self.world, ReapOptions(**options)).run(outcomes.append)
@@ -234,13 +262,14 @@ class Commands:
 
 WRITES = (
     "reserve", "claim", "settle", "release", "set_mark", "touch", "save_samples", "append_audit", "recount",
-    "begin_request", "finish_request",
+    "begin_request", "finish_request", "begin_move", "swap", "keep_copy", "forget_copy",
 )  # fmt: skip
 CALLS = (
     "facts", "containers", "container", "has_image", "pull", "create", "start", "stop", "rename", "remove",
     "await_ready", "tx_bytes", "purge_data",
 )  # fmt: skip
-EFFECTS = {"pull", "create", "start", "stop", "rename", "remove", "purge_data", *WRITES}
+FILES = ("check", "prepare", "copy", "verify", "install", "discard", "keep", "drop")
+EFFECTS = {"pull", "create", "start", "stop", "rename", "remove", "purge_data", *WRITES, *FILES[1:]}
 
 
 class Fault(StrEnum):
@@ -305,6 +334,8 @@ class Wire:
             raise NodeUnreachable(who, "interrupted")
         if who == "store":
             raise BackendError("the state database went away; outcome unknown")
+        if who == "files":
+            raise FilesError("n1", f"{name}: no space left on device")
         if self.fault is Fault.REFUSED:
             raise EngineError(who, f"{name}: no space left on device")
         raise NodeUnreachable(who, "the connection broke in the middle of a request")
@@ -350,10 +381,20 @@ def invariants(site: Site, *, purged: Sequence[str] = (), settled: bool = True) 
             was.memory_bytes + takes * p.resources.memory_bytes,
             was.cpus_milli + takes * p.resources.cpus_milli,
         )
+    for move in site.store.moves().values():
+        was, takes = counted.get(move.target, Usage()), int(move.active)
+        counted[move.target] = Usage(
+            was.workspaces + 1,
+            was.active + takes,
+            was.memory_bytes + takes * move.memory_bytes,
+            was.cpus_milli + takes * move.cpus_milli,
+        )
     used = {name: usage for name, usage in site.store.usage().items() if usage != Usage()}
     assert used == counted, "used is not what can be counted"
 
     ports = [(p.node, p.host_port) for p in placements.values()]
+    ports += [(move.target, move.host_port) for move in site.store.moves().values()]
+    site.files.check_truth(placements)
     assert len(set(ports)) == len(ports), f"a port was given out twice: {ports}"
 
     purges = {user for e in site.fleet.engines.values() for call, user in e.calls if call == "purge_data"}

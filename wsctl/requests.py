@@ -172,13 +172,15 @@ def _values(outcome: Outcome) -> dict[str, object]:
         "placement": placement_values(outcome.placement),
         "warnings": list(outcome.work.warnings) if outcome.work is not None else [],
         "explain": dict(outcome.explain),
+        "facts": dict(outcome.facts),
     }
 
 
 def _from_values(values: Mapping[str, Any]) -> Outcome:
     work = Work(values["target"], values["action"], warnings=tuple(values["warnings"]))
     placement = placement_of(values["placement"])
-    return Outcome(values["target"], values["action"], placement, work=work, explain=values["explain"])
+    facts = values.get("facts", {})  # what an older version recorded has none
+    return Outcome(values["target"], values["action"], placement, work=work, explain=values["explain"], facts=facts)
 
 
 def _text(value: object) -> str:

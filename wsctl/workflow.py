@@ -7,6 +7,7 @@ presentation: it returns one `Outcome` per target and calls back with the plan w
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -29,9 +30,10 @@ from wsctl.errors import (
 from wsctl.executor import Executor, Starting, at_once
 from wsctl.knowledge import Knowledge, is_unasked
 from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceSpec
-from wsctl.plan import Plan, Reserve, Work
+from wsctl.movework import Told
+from wsctl.plan import BeginMove, DiscardCopy, DropCopy, KeepSource, Plan, Reserve, Work
 from wsctl.planner import Decision, plan_undo
-from wsctl.ports import Clock, EngineFactory, Leases, Store
+from wsctl.ports import Clock, EngineFactory, Leases, NodeFiles, Store
 from wsctl.records import Actor
 from wsctl.scheduler import next_port, with_placement
 from wsctl.transport.fanout import run as fan_out
@@ -56,6 +58,8 @@ class World:
     clock: Clock
     actor: Actor
     starting: Starting = at_once
+    files: NodeFiles | None = None
+    told: Told = lambda user, number, size, share: None
     warm: Callable[[Iterable[str]], None] = lambda names: None
     parallel: int = 8
     lease_wait_s: float = 10.0
@@ -67,7 +71,7 @@ class Operation:
 
     `spec` gives the spec of a user by what is known of them. `places`: users without a placement may get one, so nodes
     must be asked before one is chosen. `asks`: nodes are asked at all (marks of nodes need none). `everyone`: ask all
-    nodes in full, for the explanation.
+    nodes in full, for the explanation. `undo` decides what takes back a work that failed on its way.
     """
 
     verb: str
@@ -78,11 +82,13 @@ class Operation:
     asks: bool = True
     everyone: bool = False
     lease: str = "user"
+    undo: Callable[[str, ClusterView], Decision] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one target: the action that was (or, in a dry run, would be) taken, or the error."""
+    """What became of one target: the action that was (or, in a dry run, would be) taken, or the error. `facts` is what
+    was measured on the way."""
 
     target: str
     action: str
@@ -90,6 +96,7 @@ class Outcome:
     error: WsctlError | None = None
     work: Work | None = None
     explain: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +182,9 @@ class Workflow:
             check_leases()
 
         return Executor(
-            world.cluster, world.nodes, world.store, world.engines, world.clock, auditor, check, world.starting
-        )
+            world.cluster, world.nodes, world.store, world.engines, world.clock, auditor, check, world.starting,
+            world.files, world.told,
+        )  # fmt: skip
 
     def _take_leases(self, operation: Operation, stack: ExitStack) -> tuple[Callable[[], None], dict[str, WsctlError]]:
         """Leases on all targets; those held by somebody else come back with the error, and don't stop the others."""
@@ -246,8 +254,8 @@ class Workflow:
                 spec = operation.spec(target, view)
                 view = self.knowledge.ask_about(target, node, spec.image if spec is not None else "", view)
             decision = operation.decide(target, view)
-            node = _chosen_node(decision)
-            if node is None or not is_unasked(view, node):
+            node = next((name for name in _nodes_of(decision) if is_unasked(view, name)), None)
+            if node is None:
                 return decision, view
 
     @staticmethod
@@ -279,12 +287,29 @@ class Workflow:
                     # Somebody else was faster: what they left to do says what we will have done.
                     action = ""
                 if again is None:
+                    self._undo(operation, target, executor)
                     return Outcome(target, "failed", error=error, work=work, explain=decision.explain)
                 view = again
                 decision, view = self._decide(operation, target, view)
             else:
-                return Outcome(target, action, placement, work=work, explain=decision.explain)
+                facts = executor.facts.get(target, {})
+                return Outcome(target, action, placement, work=work, explain=decision.explain, facts=facts)
         return Outcome(target, "failed", error=decision.error or PlanChanged(f"{target}: the cluster keeps changing"))
+
+    def _undo(self, operation: Operation, target: str, executor: Executor) -> None:
+        """Take back what a failed work has begun. What can't be now, `reconcile` does later."""
+        if operation.undo is None:
+            return
+        with contextlib.suppress(WsctlError):
+            view = self._snapshot()
+            before = view.placements.get(target)
+            if before is None or not self.knowledge.ask_again(before.node):
+                return
+            view = self.knowledge.applied_to(view)
+            work = operation.undo(target, view).work
+            if work is not None and work.steps:
+                undoing = replace(executor, auditor=replace(executor.auditor, request_id=None), facts={})
+                undoing.run(work, operation.spec(target, view), before)
 
     def _after(self, operation: Operation, target: str, error: WsctlError, executor: Executor) -> ClusterView | None:
         """What a setback teaches: the view to decide on anew, or None when there is no other way."""
@@ -340,11 +365,12 @@ def _same_plan(shown: Plan, now: Plan, busy: Mapping[str, WsctlError]) -> None:
             )
 
 
-def _chosen_node(decision: Decision) -> str | None:
-    """The node that a new placement would go to."""
+def _nodes_of(decision: Decision) -> list[str]:
+    """The nodes that the decision depends on, besides the user's own: where they would go, or where copies are."""
     if decision.work is None:
-        return None
-    return next((step.node for step in decision.work.steps if isinstance(step, Reserve)), None)
+        return []
+    kinds = (Reserve, BeginMove, KeepSource, DiscardCopy, DropCopy)
+    return [step.node for step in decision.work.steps if isinstance(step, kinds)]
 
 
 def _as_planned(view: ClusterView, decision: Decision) -> ClusterView:
@@ -352,6 +378,6 @@ def _as_planned(view: ClusterView, decision: Decision) -> ClusterView:
     if decision.work is None:
         return view
     for step in decision.work.steps:
-        if isinstance(step, Reserve):
+        if isinstance(step, (Reserve, BeginMove)):
             return with_placement(view, step.user, step.node, step.port, step.resources)
     return view

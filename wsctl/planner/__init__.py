@@ -2,9 +2,9 @@
 
 Responsible for turning an intent ("place alice") and a view of the cluster into steps, or into the error that explains
 why not. One file per family of verbs: `place` (place, start), `life` (stop, restart, remove, undo, mark), `idle` (who
-is idle), `reconcile` (what is wrong with a user; `drift`: with the cluster; `adopt`: what is taken over). Not
-responsible for: looking (`observe`), acting (`executor`), or choosing a node (`scheduler`). Pure: no clock, no chance,
-no I/O; the same view gives the same steps in every process.
+is idle), `migrate`, `reconcile` (what is wrong with a user; `drift`: with the cluster; `adopt`: what is taken over).
+Not responsible for: looking (`observe`), acting (`executor`), or choosing a node (`scheduler`). Pure: no clock, no
+chance, no I/O; the same view gives the same steps in every process.
 """
 
 from wsctl.planner.decision import Decision
@@ -12,12 +12,14 @@ from wsctl.planner.difference import Difference, Kind
 from wsctl.planner.drift import differences, wrong_counts
 from wsctl.planner.idle import IdleEvidence, IdleVerdict, Verdict, judge_idle
 from wsctl.planner.life import plan_mark, plan_remove, plan_restart, plan_stop, plan_undo
+from wsctl.planner.migrate import How, plan_migrate, plan_unmove
 from wsctl.planner.place import plan_place, plan_start
 from wsctl.planner.reconcile import Rules, plan_repair
 
 __all__ = [
     "Decision",
     "Difference",
+    "How",
     "IdleEvidence",
     "IdleVerdict",
     "Kind",
@@ -26,6 +28,7 @@ __all__ = [
     "differences",
     "judge_idle",
     "plan_mark",
+    "plan_migrate",
     "plan_place",
     "plan_remove",
     "plan_repair",
@@ -33,5 +36,6 @@ __all__ = [
     "plan_start",
     "plan_stop",
     "plan_undo",
+    "plan_unmove",
     "wrong_counts",
 ]

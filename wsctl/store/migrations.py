@@ -48,6 +48,8 @@ STEPS = (
     Step(12, "requests", "2765440fe1eeaf9296c4b6c80748adf9b596249ad6997f2f592a11a9bf299e2e"),
     Step(13, "requests_by_time", "37e3af16c834879bc3475b6a33c26eb569d896cb7e7ed7f576977870b3d9cadf"),
     Step(14, "slots", "ef65aaef2e62fe8e6b1dc4fe416c392e3b4652030d0cc8ba53204fd9c3bdf874"),
+    Step(15, "moves", "f87d55af0740cab13b49d7e077a974b3d8f2ee67d7d38e2f6b6e22faa2ee065c"),
+    Step(16, "kept_copies", "270707edf57d18ee93b86cb58f7220589c836a613a6a065b34fdb002e0d5d039"),
 )
 KNOWN = STEPS[-1].version
 

@@ -1,19 +1,19 @@
 """The store: everything about one cluster in one database.
 
 Responsible for: being the one object that implements `ports.Store`. Not responsible for: its parts, which are
-`placements`, `signals`, `audit` and `requests`, nor for opening a database (`wsctl.store.open_store`).
+`placements`, `moves`, `signals`, `audit` and `requests`, nor for opening a database (`wsctl.store.open_store`).
 """
 
 from __future__ import annotations
 
 from wsctl.store.audit import AuditRows
 from wsctl.store.database import Database
-from wsctl.store.placements import PlacementRows
+from wsctl.store.moves import MoveRows
 from wsctl.store.requests import RequestRows
 from wsctl.store.signals import SignalRows
 
 
-class SqlStore(PlacementRows, SignalRows, AuditRows, RequestRows):
+class SqlStore(MoveRows, SignalRows, AuditRows, RequestRows):
     """`ports.Store` on SQLite or MySQL."""
 
     def __init__(self, database: Database, cluster: str, version: int) -> None:
