@@ -113,7 +113,8 @@ class Executor:
                 run.record_failure(error)
                 raise
             finally:
-                self.facts[work.target] = moving.facts()
+                moved = {"source": run.source} if run.source is not None else {}
+                self.facts[work.target] = {**moving.facts(), **moved}
         return run.placement
 
 
@@ -128,6 +129,7 @@ class _Run:
     placement: Placement | None
     trail: Trail
     moving: MoveWork
+    source: str | None = None
     container_id: str | None = None
     sent_bytes: int | None = None
     is_recorded: bool = False
@@ -250,7 +252,7 @@ class _Run:
         )
         if isinstance(result, Conflict):
             raise self._stale(step.user, ours)
-        self.placement = result
+        self.placement, self.source = result, step.source
 
     def _pull(self, step: PullImage) -> None:
         self.executor.engines(step.node).pull(step.image)

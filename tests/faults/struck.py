@@ -18,7 +18,7 @@ from typing import Any
 
 import wsctl.context
 import wsctl.store
-from tests.worlds import CALLS, WRITES, Proxy, Wire
+from tests.worlds import CALLS, FILES, WRITES, Proxy, Wire
 from wsctl.cli import main
 from wsctl.context import Wiring
 from wsctl.errors import BackendError, NodeUnreachable
@@ -72,6 +72,10 @@ class StruckFleet:
 
     def engine(self, name: str) -> Any:
         return Proxy(name, self.real.engine(name), self.line, CALLS)
+
+    @property
+    def files(self) -> Any:
+        return Proxy("files", self.real.files, self.line, FILES)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)

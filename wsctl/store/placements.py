@@ -6,7 +6,8 @@ for: connections and retries (`sqlite`, `mysql`), nor for deciding anything.
 How it stays right:
 
 - A placement changes only by an UPDATE that names the generation *and* the state it was read with (and the node:
-  who was removed and came again has the first generation again). Zero rows means that somebody was faster: if the generation moved the caller hears of it, if only the state did it is tried again.
+  whoever comes again begins at the first generation). Zero rows means that somebody was faster: if the generation
+  moved the caller hears of it, if only the state did it is tried again.
 - Capacity is taken by a conditional UPDATE of the node's row *before* the placement is inserted: the row's lock puts
   all writers of a node in one queue, so they can't deadlock and can't count the same room twice.
 - Uniqueness is the schema's. There is no upsert here: on MySQL it would rewrite the row of whoever has the port.
