@@ -75,6 +75,8 @@ class MoveWork:
             case VerifyCopy():
                 self._verify(step)
             case InstallCopy():
+                # No key outlives the copying, whatever happens from here on.
+                self._close(self._way(step))
                 self._files.install(self._way(step))
             case KeepSource():
                 self._keep(step)
@@ -131,7 +133,7 @@ class MoveWork:
         way, number = self._way(step), len(self.live) + len(self.final) + 1
         if way not in self._opened:
             self._opened.add(way)
-            self.stack.callback(self._files.finish, way)
+            self.stack.callback(self._close, way)
         return self._files.copy(
             way,
             final=step.final,
@@ -139,6 +141,11 @@ class MoveWork:
             compress=step.compress,
             progress=lambda size, share: self.hands.told(step.user, number, size, share),
         )
+
+    def _close(self, way: Way) -> None:
+        if way in self._opened:
+            self._opened.discard(way)
+            self._files.finish(way)
 
     def _verify(self, step: VerifyCopy) -> None:
         different = self._files.verify(self._way(step), full=step.full)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from wsctl.errors import ImageMissing, NotFound, Refused, Unschedulable, WsctlError
+from wsctl.errors import NotFound, Refused, Unschedulable, WsctlError
 from wsctl.model import (
     ClusterView,
     NodeState,
     NodeView,
     Placement,
     PlacementState,
-    PullPolicy,
     Resources,
     WorkspaceSpec,
 )
@@ -110,10 +109,8 @@ def _move(
         return Decision(user, error=found)
     reasons = explain(found.candidates)
     target, source = view.nodes[found.node], view.nodes[placement.node]
+    # One that may not be pulled: the scheduler passes over such nodes.
     absent = target.image_present.get(spec.image) is False
-    if absent and spec.pull is PullPolicy.NEVER and not stays_stopped:
-        said = f"image {spec.image} is missing, and `pull: never` forbids fetching it"
-        return Decision(user, error=ImageMissing(found.node, said, hint=f"load it on {found.node}"), explain=reasons)
     copies = not (source.node.storage == target.node.storage == "shared")
     begin = BeginMove(
         user,
