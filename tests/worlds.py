@@ -22,9 +22,10 @@ from typing import Any
 from tests.builders import CLUSTER, IMAGE, RESOURCES, node
 from tests.fakes import FakeClock, FakeContainer, FakeFleet, _inspected
 from tests.faults.invariants import Truth, broken
+from tests.filing import FakeFiles
 from wsctl.coordination import open_leases
 from wsctl.coordination.leases import BackendLeases
-from wsctl.errors import BackendError, EngineError, NodeUnreachable, WsctlError
+from wsctl.errors import BackendError, EngineError, FilesError, NodeUnreachable, WsctlError
 from wsctl.model import (
     LABEL_CLUSTER,
     LABEL_USER,
@@ -36,7 +37,18 @@ from wsctl.model import (
     Strategy,
     WorkspaceSpec,
 )
-from wsctl.planner import Decision, Rules, plan_mark, plan_place, plan_remove, plan_restart, plan_start, plan_stop
+from wsctl.planner import (
+    Decision,
+    Rules,
+    plan_mark,
+    plan_migrate,
+    plan_place,
+    plan_remove,
+    plan_restart,
+    plan_start,
+    plan_stop,
+    plan_unmove,
+)
 from wsctl.reaper import Reaper, ReapOptions
 from wsctl.reconciler import Reconciler, Repair
 from wsctl.records import Actor
@@ -61,6 +73,10 @@ class Site:
     store: SqlStore
     leases: BackendLeases
     classes: dict[str, WorkspaceSpec] = field(default_factory=lambda: {"default": SPEC})
+    files: FakeFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.files = FakeFiles(self.fleet, self.clock)
 
     def close(self) -> None:
         """End the threads and give up the database."""
@@ -81,6 +97,7 @@ class Site:
             "leases": leases,
             "engines": lambda name: Proxy(name, self.fleet(name), wire, CALLS),
             "clock": self.clock,
+            "files": Proxy("files", self.files, wire, FILES),
             "actor": Actor("tests", process="here:1"),
             "lease_wait_s": 0.0,
         }
@@ -211,6 +228,17 @@ class Commands:
 
         return self.run(self.operation("rm", users, decide), **options)
 
+    def migrate(
+        self, *users: str, to: str | None = None, strategy: Strategy = Strategy.SPREAD, **options: Any
+    ) -> list[Outcome]:
+        def decide(user: str, spec: WorkspaceSpec, view: ClusterView) -> Decision:
+            return plan_migrate(user, spec, view, to, strategy)
+
+        def undo(user: str, view: ClusterView) -> Decision:
+            return plan_unmove(user, self.world.classes["default"], view)
+
+        return self.run(self.operation("migrate-user", users, decide, places=True, undo=undo), **options)
+
     def reap(self, **options: Any) -> list[Outcome]:
         outcomes: list[Outcome] = []
         Reaper(self.world, ReapOptions(**options)).run(outcomes.append)
@@ -233,13 +261,16 @@ class Commands:
 
 WRITES = (
     "reserve", "claim", "settle", "release", "set_mark", "touch", "save_samples", "set_notes", "append_audit",
-    "recount", "begin_request", "finish_request",
+    "recount", "begin_request", "finish_request", "begin_move", "swap", "keep_copy", "forget_copy",
 )  # fmt: skip
 CALLS = (
     "facts", "containers", "container", "has_image", "pull", "create", "start", "stop", "pause", "unpause", "rename",
     "remove", "await_ready", "signs", "purge_data",
 )  # fmt: skip
-EFFECTS = {"pull", "create", "start", "stop", "pause", "unpause", "rename", "remove", "purge_data", *WRITES}
+FILES = ("check", "prepare", "copy", "verify", "install", "discard", "keep", "drop")
+EFFECTS = {
+    "pull", "create", "start", "stop", "pause", "unpause", "rename", "remove", "purge_data", *WRITES, *FILES[1:],
+}  # fmt: skip
 
 
 class Fault(StrEnum):
@@ -304,6 +335,8 @@ class Wire:
             raise NodeUnreachable(who, "interrupted")
         if who == "store":
             raise BackendError("the state database went away; outcome unknown")
+        if who == "files":
+            raise FilesError("n1", f"{name}: no space left on device")
         if self.fault is Fault.REFUSED:
             raise EngineError(who, f"{name}: no space left on device")
         raise NodeUnreachable(who, "the connection broke in the middle of a request")
@@ -335,6 +368,7 @@ def invariants(site: Site, *, purged: Sequence[str] = (), settled: bool = True) 
     """What must hold whatever was cut off when. `purged` may have lost their files; `settled`: nothing is half-done
     either, as after a command that succeeded."""
     problems = broken(truth(site, may_purge=purged), settled=settled)
+    site.files.check_truth({p.user: p for p in site.store.placements()})
     assert not problems, "; ".join(problems)
 
 
@@ -350,6 +384,7 @@ def truth(site: Site, **known: Any) -> Truth:
         "files": {name: engine.data for name, engine in site.fleet.engines.items()},
         "purged": [about for call, about in calls if call == "purge_data"],
         "homes": site.store.homes(),
+        "moves": list(site.store.moves().values()),
         "leases": site.leases.ls(),
         "route_map": render_map(routes_of(placements, addresses), site.store.route_generation()),
         "audit": site.store.audit(),

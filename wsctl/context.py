@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from wsctl.folders import Folders
 from wsctl.frontends import Gateway
 from wsctl.model import Node
-from wsctl.ports import Clock, Commands, Engine, Leases
+from wsctl.ports import Clock, Commands, Engine, Leases, NodeFiles
 from wsctl.records import Actor
 from wsctl.routes import GatewayHost
 
@@ -29,6 +29,7 @@ START_WAIT_S = 600.0
 if TYPE_CHECKING:
     from wsctl.coordination.gate import StartGate
     from wsctl.inventory import Inventory
+    from wsctl.movework import Told
     from wsctl.output import Output
     from wsctl.requests import Request
     from wsctl.store.store import SqlStore
@@ -56,6 +57,10 @@ class Fleet(Protocol):
 
     def folders(self, name: str) -> Folders:
         """The users' folders of the node; see `folders.Folders`."""
+
+    @property
+    def files(self) -> NodeFiles:
+        """Users' files on the nodes."""
 
     def warm(self, names: Iterable[str]) -> None:
         """Begin to connect in the background."""
@@ -245,7 +250,9 @@ class App:
         """From WSCTL_REDIS_PASSWORD, or the inventory's coordination_password_file."""
         return _secret("WSCTL_REDIS_PASSWORD", self.inventory.coordination_password_file, "coordination_password_file")
 
-    def world(self, *, dry_run: bool = False, parallel: int = 8, wait_s: float = 10.0) -> World:
+    def world(
+        self, *, dry_run: bool = False, parallel: int = 8, wait_s: float = 10.0, told: Told | None = None
+    ) -> World:
         """Everything the pipeline acts through. A dry run reads the state database without creating it."""
         from wsctl.workflow import World
 
@@ -260,6 +267,8 @@ class App:
             clock=self.wiring.clock,
             actor=self.actor,
             starting=self.starting,
+            files=self.fleet.files,
+            told=told or _untold,
             warm=self.fleet.warm,
             parallel=parallel,
             lease_wait_s=wait_s,
@@ -293,6 +302,10 @@ class App:
         )
         self._stack.callback(store.close)
         return store
+
+
+def _untold(user: str, number: int, size: int, share: float) -> None:
+    """Nobody looks at the progress of a copy."""
 
 
 def _secret(variable: str, file: str | None, key: str) -> str | None:

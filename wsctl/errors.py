@@ -191,6 +191,12 @@ class NameTaken(EngineError):
     code = "name-taken"
 
 
+class FilesError(NodeError):
+    """A node refused something about a user's files: copying, comparing, putting aside. It didn't happen as a whole."""
+
+    code = "files"
+
+
 class ImageMissing(EngineError):
     """The image isn't on the node and can't be pulled (or `pull: never` forbids it)."""
 

@@ -20,12 +20,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from wsctl.audit import Auditor, Trail
+from wsctl.desired import desired
 from wsctl.errors import BackendError, NodeError, NotReady, PlanChanged, StaleGeneration, Unschedulable, WsctlError
 from wsctl.model import (
-    LABEL_CLUSTER,
-    LABEL_GENERATION,
-    LABEL_SPEC,
-    LABEL_USER,
     Node,
     Placement,
     PlacementState,
@@ -33,11 +30,21 @@ from wsctl.model import (
     container_name,
     quarantine_name,
 )
+from wsctl.movework import Hands, MoveWork, Told
+from wsctl.moving import Move
 from wsctl.plan import (
     AwaitReady,
+    BeginMove,
+    CheckCopy,
     Claim,
+    CopyPass,
     CreateContainer,
+    DiscardCopy,
+    DropCopy,
+    InstallCopy,
+    KeepSource,
     MarkNode,
+    PrepareTarget,
     PullImage,
     PurgeData,
     QuarantineContainer,
@@ -48,10 +55,12 @@ from wsctl.plan import (
     StartContainer,
     Step,
     StopContainer,
+    SwapPlacement,
     UnpauseContainer,
+    VerifyCopy,
     Work,
 )
-from wsctl.ports import Clock, Conflict, ContainerSpec, EngineFactory, Reservation, Store
+from wsctl.ports import Clock, Conflict, EngineFactory, NodeFiles, Reservation, Store
 from wsctl.records import AuditEntry
 from wsctl.signals import NetworkSample
 
@@ -68,7 +77,7 @@ def at_once(node: str, token: str, check: Callable[[], None]) -> AbstractContext
 @dataclass(slots=True)
 class Executor:
     """Carries out works. `auditor` says who acts; `check` raises when the lease was lost; `starting` is entered before
-    a container is made or started, and left when it answers.
+    a container is made or started, and left when it answers. `facts` is what was measured, by target.
     """
 
     cluster: str
@@ -79,6 +88,9 @@ class Executor:
     auditor: Auditor
     check: Callable[[], None] = lambda: None
     starting: Starting = at_once
+    files: NodeFiles | None = None
+    told: Told = lambda user, number, size, share: None
+    facts: dict[str, Mapping[str, object]] = field(default_factory=dict)
 
     def run(self, work: Work, spec: WorkspaceSpec | None, placement: Placement | None) -> Placement | None:
         """`attempt`, for those who can't go on after a failure: the placement; raises what the failing step raised."""
@@ -92,8 +104,10 @@ class Executor:
 
         What was done before a failure stays done, and planning again from what is observed yields the rest.
         """
-        run = _Run(self, spec, placement, self.auditor.trail(work, placement))
+        hands = Hands(self.nodes, self.store, self.clock, self.files, self.told)
         with contextlib.ExitStack() as stack:
+            moving = MoveWork(hands, stack, self.check)
+            run = _Run(self, spec, placement, self.auditor.trail(work, placement), moving)
             try:
                 for step in work.steps:
                     run.queue_for_start(step, stack)
@@ -102,6 +116,9 @@ class Executor:
             except WsctlError as error:
                 run.record_failure(error)
                 return Ran(run.placement, error)
+            finally:
+                moved = {"source": run.source} if run.source is not None else {}
+                self.facts[work.target] = {**moving.facts(), **moved}
         return Ran(run.placement)
 
 
@@ -124,6 +141,8 @@ class _Run:
     spec: WorkspaceSpec | None
     placement: Placement | None
     trail: Trail
+    moving: MoveWork
+    source: str | None = None
     container_id: str | None = None
     sent_bytes: int | None = None
     is_recorded: bool = False
@@ -147,6 +166,9 @@ class _Run:
             Settle: self._settle,
             Release: self._release,
             MarkNode: self._mark,
+            BeginMove: self._begin_move,
+            SwapPlacement: self._swap,
+            **dict.fromkeys(_FILES, self.moving.do),
         }
 
     def queue_for_start(self, step: Step, stack: contextlib.ExitStack) -> None:
@@ -160,7 +182,8 @@ class _Run:
     def do(self, step: Step, *, is_last: bool) -> None:
         """The effect of one step, with its place in the audit table."""
         entries = [] if self.is_recorded else [self.trail.intent()]
-        if is_last and isinstance(step, _WRITES):
+        with_end = is_last and isinstance(step, _WRITES) and not isinstance(step, SwapPlacement)
+        if with_end:
             entries.append(self.trail.done(self._after(step)))
         self.entries = tuple(entries)
         if entries and not isinstance(step, _WRITES):
@@ -170,7 +193,7 @@ class _Run:
             self._fence(step.user)
         self.doing[type(step)](step)
         self.is_recorded = True
-        if is_last and not isinstance(step, _WRITES):
+        if is_last and not with_end:
             self.executor.store.append_audit([self.trail.done(self.placement)])
 
     def record_failure(self, error: WsctlError) -> None:
@@ -218,40 +241,40 @@ class _Run:
         if result is Conflict.PORT_TAKEN:
             raise PlanChanged(f"port {step.port} of {step.node} was given to somebody else")
         if isinstance(result, Conflict):
-            raise StaleGeneration(
-                f"the placement of {step.user} moved past generation {step.generation}: somebody else changed it",
-                hint=f"wsctl show {step.user}",
-                details={"user": step.user, "generation": step.generation},
-            )
+            raise self._changed(step.user, step.generation)
         self.placement = result
+
+    def _begin_move(self, step: BeginMove) -> None:
+        takes = step.resources
+        move = Move(
+            step.user, step.source, step.node, step.address, step.port, takes.memory_bytes, takes.cpus_milli,
+            takes.pids, step.is_active,
+        )  # fmt: skip
+        result = self.executor.store.begin_move(
+            move, step.generation, step.state, step.capacity, was=self._placed().state, audit=self.entries
+        )
+        if result in (Conflict.NODE_FULL, Conflict.PORT_TAKEN):
+            raise PlanChanged(f"{step.user} can't move to {step.node}: {_CONFLICTS[result]}")
+        if isinstance(result, Conflict):
+            raise self._changed(step.user, step.generation)
+        self.placement = result
+
+    def _swap(self, step: SwapPlacement) -> None:
+        ours = self._placed().generation
+        result = self.executor.store.swap(
+            step.user, ours, step.state, leaves_files=step.leaves_files, audit=self.entries
+        )
+        if isinstance(result, Conflict):
+            raise self._stale(step.user, ours)
+        self.placement, self.source = result, step.source
 
     def _pull(self, step: PullImage) -> None:
         self.executor.engines(step.node).pull(step.image)
 
     def _create(self, step: CreateContainer) -> None:
         placement, spec = self._placed(), self._spec()
-        node = self.executor.nodes[step.node]
-        labels = {
-            LABEL_CLUSTER: self.executor.cluster,
-            LABEL_USER: step.user,
-            LABEL_GENERATION: str(placement.container_generation),
-            LABEL_SPEC: spec.digest(),
-        }
-        self.container_id = self.executor.engines(step.node).create(
-            ContainerSpec(
-                name=placement.container,
-                image=spec.image,
-                command=spec.command,
-                env={**spec.env, "WSCTL_USER": step.user},
-                labels=labels,
-                source=node.data_path(step.user),
-                mount=spec.mount,
-                container_port=spec.container_port,
-                address=placement.address,
-                host_port=placement.host_port,
-                resources=placement.resources,
-            )
-        )
+        wanted = desired(self.executor.cluster, self.executor.nodes[step.node], placement, spec)
+        self.container_id = self.executor.engines(step.node).create(wanted)
 
     def _start(self, step: StartContainer) -> None:
         self.executor.engines(step.node).start(container_name(step.user))
@@ -271,6 +294,7 @@ class _Run:
             raise
 
     def _stop(self, step: StopContainer) -> None:
+        self.moving.stopped_at = self.executor.clock.now()
         self.executor.engines(step.node).stop(container_name(step.user), step.grace_s)
 
     def _unpause(self, step: UnpauseContainer) -> None:
@@ -290,6 +314,7 @@ class _Run:
     def _settle(self, step: Settle) -> None:
         self._record(step.state)
         if step.state is PlacementState.RUNNING:
+            self.moving.back_at = self.executor.clock.now()
             self._note_start(step)
 
     def _note_start(self, step: Settle) -> None:
@@ -340,6 +365,14 @@ class _Run:
         return self.spec
 
     @staticmethod
+    def _changed(user: str, generation: int) -> WsctlError:
+        return StaleGeneration(
+            f"the placement of {user} moved past generation {generation}: somebody else changed it",
+            hint=f"wsctl show {user}",
+            details={"user": user, "generation": generation},
+        )
+
+    @staticmethod
     def _stale(user: str, generation: int) -> WsctlError:
         return StaleGeneration(
             f"the placement of {user} moved past generation {generation} while this command worked on it",
@@ -348,9 +381,13 @@ class _Run:
         )
 
 
-_WRITES = (Reserve, Claim, Settle, Release, MarkNode)
+_FILES = (
+    CheckCopy, PrepareTarget, CopyPass, VerifyCopy, InstallCopy, KeepSource, DiscardCopy, DropCopy,
+)  # fmt: skip
+_WRITES = (Reserve, Claim, Settle, Release, MarkNode, BeginMove, SwapPlacement)
 _FENCED = (
     CreateContainer, StartContainer, StopContainer, UnpauseContainer, RemoveContainer, QuarantineContainer, PurgeData,
+    *_FILES,
 )  # fmt: skip
 
 _CONFLICTS = {

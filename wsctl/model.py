@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from wsctl.moving import KeptCopy, Move
+
 USER_ID = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?", re.ASCII)
 """A user id. Lower case only: nginx maps ignore case, Docker names and paths don't. Use `fullmatch`."""
 
@@ -243,12 +245,9 @@ class WorkspaceSpec:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The fact that a user lives on a node.
-
-    `generation` rises by one with every operation that claims the placement: it is the fencing token that each write
-    is checked against. `container_generation` is the generation at which the authoritative container was created, and
-    its label; a container with another label is a stale copy. None until the first container was intended.
-    """
+    """The fact that a user lives on a node. `generation` rises by one with every operation that claims the placement:
+    it is the fencing token that each write is checked against. `container_generation` is the generation at which the
+    authoritative container was created, and its label; a container with another label is a stale copy."""
 
     user: str
     node: str
@@ -282,9 +281,7 @@ class DamagedPlacement:
 @dataclass(frozen=True, slots=True)
 class Container:
     """A container as an engine reported it; label values are untrusted text that has been parsed or set to None.
-
-    `binds` maps each folder inside of it that is a folder of the node to that folder.
-    """
+    `binds` maps each folder inside of it that is a folder of the node to that folder."""
 
     id: str
     name: str
@@ -362,8 +359,8 @@ class NodeView:
 @dataclass(frozen=True, slots=True)
 class ClusterView:
     """Everything a decision may use. `last_node` is where the newest placement went (for round-robin); `homes` maps
-    users without a placement to the node that still has their files; `damaged` are users whose row can't be read.
-    """
+    users without a placement to the node that still has their files; `damaged` are users whose row can't be read;
+    `moves` were begun and not ended, `kept` are copies of files that moves made or left."""
 
     cluster: str
     nodes: Mapping[str, NodeView]
@@ -371,6 +368,8 @@ class ClusterView:
     last_node: str | None = None
     homes: Mapping[str, str] = field(default_factory=dict)
     damaged: Mapping[str, DamagedPlacement] = field(default_factory=dict)
+    moves: Mapping[str, Move] = field(default_factory=dict)
+    kept: tuple[KeptCopy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

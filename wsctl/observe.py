@@ -35,6 +35,9 @@ def snapshot(cluster: str, nodes: Mapping[str, Node], store: Store) -> ClusterVi
     for row in damaged:
         if row.node is not None and row.host_port is not None:
             taken.setdefault(row.node, set()).add(row.host_port)
+    moves = store.moves()
+    for move in moves.values():
+        taken.setdefault(move.target, set()).add(move.host_port)
     views = {
         name: NodeView(
             node=node,
@@ -46,7 +49,9 @@ def snapshot(cluster: str, nodes: Mapping[str, Node], store: Store) -> ClusterVi
         )
         for name, node in sorted(nodes.items())
     }
-    return ClusterView(cluster, views, placements, store.last_node(), store.homes(), {row.user: row for row in damaged})
+    damage = {row.user: row for row in damaged}
+    kept = tuple(store.kept_copies())
+    return ClusterView(cluster, views, placements, store.last_node(), store.homes(), damage, moves, kept)
 
 
 def ask_node(engine: Engine, images: Collection[str]) -> Observation:

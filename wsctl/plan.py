@@ -203,6 +203,142 @@ class MarkNode(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class CheckCopy(Step):
+    """See that both nodes have what a copy needs, before anything is done."""
+
+    sign: ClassVar[str] = "?"
+    verb: ClassVar[str] = "check"
+    source: str
+
+    def text(self) -> str:
+        return f"that {self.source} can copy to {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class BeginMove(Step):
+    """Begin to move a user to `node` by compare-and-swap: take port and room there. They stay where they are."""
+
+    verb: ClassVar[str] = "begin"
+    source: str
+    address: str
+    port: int
+    resources: Resources
+    capacity: Capacity
+    generation: int
+    state: PlacementState
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the user takes memory and CPU on the target from now on."""
+        return self.state.holds_resources
+
+    def text(self) -> str:
+        return f"{self.user} from {self.source} to {self.node} port {self.port}, generation {self.generation + 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareTarget(Step):
+    """Make a folder for what comes in on the target; files of the user that are there already are put aside."""
+
+    sign: ClassVar[str] = "+"
+    verb: ClassVar[str] = "prepare"
+    source: str
+
+    def text(self) -> str:
+        return f"a folder for {self.user} on {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPass(Step):
+    """Copy from the source what differs: again and again while the user works, or (`final`) once, when nobody does."""
+
+    sign: ClassVar[str] = "+"
+    verb: ClassVar[str] = "copy"
+    source: str
+    final: bool
+    bwlimit: int | None = None
+    compress: bool = False
+
+    def text(self) -> str:
+        when = "the rest" if self.final else "in passes, while they work"
+        return f"files of {self.user} from {self.source} to {self.node}, {when}"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyCopy(Step):
+    """Compare source and copy; any difference ends the move before the swap."""
+
+    sign: ClassVar[str] = "?"
+    verb: ClassVar[str] = "verify"
+    source: str
+    full: bool
+
+    def text(self) -> str:
+        what = "all content" if self.full else "content by sample"
+        return f"files of {self.user} on {self.node} are those on {self.source}, {what}"
+
+
+@dataclass(frozen=True, slots=True)
+class InstallCopy(Step):
+    """Give the copy the place that a workspace's files have on the target."""
+
+    verb: ClassVar[str] = "install"
+    source: str
+
+    def text(self) -> str:
+        return f"files of {self.user} on {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class SwapPlacement(Step):
+    """Make the target the user's node, by compare-and-swap: from here on it is the truth."""
+
+    verb: ClassVar[str] = "swap"
+    source: str
+    state: PlacementState
+    leaves_files: bool
+
+    def text(self) -> str:
+        return f"{self.user} from {self.source} to {self.node} as {self.state}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeepSource(Step):
+    """Put aside the files that a move left, for `keep_s` seconds."""
+
+    verb: ClassVar[str] = "aside"
+    keep_s: float
+
+    def text(self) -> str:
+        return f"files of {self.user} on {self.node}, kept for {self.keep_s:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardCopy(Step):
+    """Delete a copy that was being made and that nobody ever worked on."""
+
+    sign: ClassVar[str] = "-"
+    verb: ClassVar[str] = "discard"
+    number: int
+    installed: bool
+
+    def text(self) -> str:
+        return f"the unfinished copy of {self.user} on {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropCopy(Step):
+    """Delete files that a move left and whose time is over."""
+
+    sign: ClassVar[str] = "-"
+    verb: ClassVar[str] = "drop"
+    number: int
+
+    def text(self) -> str:
+        return f"the kept copy of {self.user} on {self.node}, number {self.number}, for good"
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """The steps for one target (a user, or a node), in order; independent of every other target's.
 

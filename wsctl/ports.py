@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Protocol, Self
 
 from wsctl.model import (
@@ -28,8 +27,14 @@ from wsctl.model import (
     Resources,
     Usage,
 )
-from wsctl.records import AuditEntry, AuditRow, RequestRecord
+from wsctl.moveports import MoveStore, NodeFiles
+from wsctl.records import AuditEntry, AuditRow, Conflict, RequestRecord
 from wsctl.signals import ContainerSigns, NetworkSample, Note
+
+__all__ = [
+    "Clock", "Commands", "Conflict", "ContainerSpec", "Engine", "EngineFactory", "HeldLeases", "Leases", "MoveStore",
+    "NodeFiles", "Reservation", "Slots", "Store",
+]  # fmt: skip
 
 
 class Clock(Protocol):
@@ -123,15 +128,6 @@ class Engine(Protocol):
         (so that neither a shell nor root over SSH is needed). Nothing happens if it is absent."""
 
 
-class Conflict(StrEnum):
-    """Why a store write didn't happen: somebody was faster, or there is no room. Nothing was changed."""
-
-    USER_EXISTS = "user-exists"
-    PORT_TAKEN = "port-taken"
-    NODE_FULL = "node-full"
-    STALE = "stale"
-
-
 @dataclass(frozen=True, slots=True)
 class Reservation:
     """A placement to be: who, where, and what it takes out of the node's `capacity`."""
@@ -145,7 +141,7 @@ class Reservation:
     workspace_class: str = "default"
 
 
-class Store(Protocol):
+class Store(MoveStore, Protocol):
     """The state database: the truth about placements.
 
     Every write is one transaction, durable when the call returns. Writes that depend on what was read are
@@ -192,7 +188,8 @@ class Store(Protocol):
         was: PlacementState | None = None,
         audit: Sequence[AuditEntry] = (),
     ) -> Placement | Conflict:
-        """Begin an operation: if the placement still has `generation`, add one to it and set `state`.
+        """Begin an operation: if the placement still has `generation`, add one to it and set `state`. A move
+        of the user that was begun ends with it: what it had taken on its target is given back. So does `release`.
 
         `was` is the state that this was decided on: settling leaves the generation as it is, but a placement that is
         settled since may hold no room any more, or have files. STALE if the state is another one (None: any will do).

@@ -26,6 +26,15 @@ class Actor:
         return f"{self.sudo_user or self.os_user}@{self.process}"
 
 
+class Conflict(StrEnum):
+    """Why a store write didn't happen: somebody was faster, or there is no room. Nothing was changed."""
+
+    USER_EXISTS = "user-exists"
+    PORT_TAKEN = "port-taken"
+    NODE_FULL = "node-full"
+    STALE = "stale"
+
+
 class AuditKind(StrEnum):
     """What an audit row says: something is about to be done, was done, or failed."""
 

@@ -173,15 +173,22 @@ def _values(outcome: Outcome) -> dict[str, object]:
         "warnings": list(outcome.work.warnings) if outcome.work is not None else [],
         "explain": dict(outcome.explain),
         "ready_ms": outcome.ready_ms,
+        "facts": dict(outcome.facts),
     }
 
 
 def _from_values(values: Mapping[str, Any]) -> Outcome:
     work = Work(values["target"], values["action"], warnings=tuple(values["warnings"]))
     placement = placement_of(values["placement"])
-    ready_ms = values.get("ready_ms")
+    ready_ms, facts = values.get("ready_ms"), values.get("facts", {})
     return Outcome(
-        values["target"], values["action"], placement, work=work, ready_ms=ready_ms, explain=values["explain"]
+        values["target"],
+        values["action"],
+        placement,
+        work=work,
+        ready_ms=ready_ms,
+        explain=values["explain"],
+        facts=facts,
     )
 
 

@@ -7,6 +7,7 @@ presentation: it returns one `Outcome` per target and calls back with the plan w
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,11 +27,13 @@ from wsctl.errors import (
     WsctlError,
 )
 from wsctl.executor import Executor, Ran, Starting, at_once
+from wsctl.foresight import as_planned, is_anothers, nodes_of, plan_of, reserve_step, same_plan
 from wsctl.knowledge import Knowledge, is_unasked
 from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceSpec
-from wsctl.plan import Plan, Reserve, StartContainer, Work
+from wsctl.movework import Told
+from wsctl.plan import BeginMove, Plan, Reserve, StartContainer, Work
 from wsctl.planner import Decision, plan_undo
-from wsctl.ports import Clock, EngineFactory, Leases, Store
+from wsctl.ports import Clock, EngineFactory, Leases, NodeFiles, Store
 from wsctl.records import Actor
 from wsctl.scheduler import next_port, with_placement
 from wsctl.transport.fanout import run as fan_out
@@ -55,6 +58,8 @@ class World:
     clock: Clock
     actor: Actor
     starting: Starting = at_once
+    files: NodeFiles | None = None
+    told: Told = lambda user, number, size, share: None
     warm: Callable[[Iterable[str]], None] = lambda names: None
     parallel: int = 8
     lease_wait_s: float = 10.0
@@ -66,7 +71,7 @@ class Operation:
 
     `spec` gives the spec of a user by what is known of them. `places`: users without a placement may get one, so nodes
     must be asked before one is chosen. `asks`: nodes are asked at all (marks of nodes need none). `everyone`: ask all
-    nodes in full, for the explanation.
+    nodes in full, for the explanation. `undo` decides what takes back a work that failed on its way.
     """
 
     verb: str
@@ -77,12 +82,13 @@ class Operation:
     asks: bool = True
     everyone: bool = False
     lease: str = "user"
+    undo: Callable[[str, ClusterView], Decision] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one target: the action that was (or, in a dry run, would be) taken, or the error. `ready_ms` is
-    how long it took from the beginning of a start until the workspace answered."""
+    how long it took from the beginning of a start until the workspace answered, `facts` what else was measured."""
 
     target: str
     action: str
@@ -91,6 +97,7 @@ class Outcome:
     work: Work | None = None
     ready_ms: float | None = None
     explain: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,7 @@ class Workflow:
         self.world = world
         images = {spec.image for spec in world.classes.values()}
         self.knowledge = Knowledge(world.engines, images, world.warm)
-        self._planned: dict[str, Reserve] = {}
+        self._planned: dict[str, Reserve | BeginMove] = {}
 
     # ---- the pipeline
 
@@ -127,7 +134,7 @@ class Workflow:
             return [self._would(decision) for decision in self._decide_all(operation)[0]]
         shown: Plan | None = None
         if options.confirm is not None:
-            shown = _plan(self._decide_all(operation)[0])
+            shown = plan_of(self._decide_all(operation)[0])
             if not shown.is_empty:
                 options.confirm(shown)
             self.knowledge.forget()
@@ -136,7 +143,7 @@ class Workflow:
             free = tuple(target for target in operation.targets if target not in busy)
             decisions, view = self._decide_all(operation, free)
             if shown is not None:
-                _same_plan(shown, _plan(decisions), busy)
+                same_plan(shown, plan_of(decisions), busy)
             outcomes = {target: Outcome(target, "failed", error=error) for target, error in busy.items()}
             for outcome in outcomes.values():
                 options.report(outcome)
@@ -178,8 +185,9 @@ class Workflow:
             check_leases()
 
         return Executor(
-            world.cluster, world.nodes, world.store, world.engines, world.clock, auditor, check, world.starting
-        )
+            world.cluster, world.nodes, world.store, world.engines, world.clock, auditor, check, world.starting,
+            world.files, world.told,
+        )  # fmt: skip
 
     def _take_leases(self, operation: Operation, stack: ExitStack) -> tuple[Callable[[], None], dict[str, WsctlError]]:
         """Leases on all targets; those held by somebody else come back with the error, and don't stop the others."""
@@ -238,11 +246,11 @@ class Workflow:
             decision, view = self._decide(operation, target, view)
             decisions.append(decision)
             self._note_plan(decision)
-            view = _as_planned(view, decision)
+            view = as_planned(view, decision)
         return decisions, view
 
     def _note_plan(self, decision: Decision) -> None:
-        step = _reserve_step(decision)
+        step = reserve_step(decision)
         if step is not None:
             self._planned[decision.target] = step
 
@@ -263,8 +271,8 @@ class Workflow:
                 spec = operation.spec(target, view)
                 view = self.knowledge.ask_about(target, node, spec.image if spec is not None else "", view)
             decision = operation.decide(target, view)
-            node = _chosen_node(decision)
-            if node is None or not is_unasked(view, node):
+            node = next((name for name in nodes_of(decision) if is_unasked(view, name)), None)
+            if node is None:
                 return decision, view
 
     @staticmethod
@@ -289,7 +297,15 @@ class Workflow:
             if ran.error is None:
                 started = any(isinstance(step, StartContainer) for step in work.steps)
                 ready_ms = (self.world.clock.now() - began).total_seconds() * 1000 if started else None
-                return Outcome(target, action, ran.placement, work=work, ready_ms=ready_ms, explain=decision.explain)
+                return Outcome(
+                    target,
+                    action,
+                    ran.placement,
+                    work=work,
+                    ready_ms=ready_ms,
+                    explain=decision.explain,
+                    facts=executor.facts.get(target, {}),
+                )
             try:
                 again = self._after(operation, target, ran, executor)
             except WsctlError as worse:
@@ -298,10 +314,26 @@ class Workflow:
                 # Somebody else was faster: what they left to do says what we will have done.
                 action = ""
             if again is None:
+                self._undo(operation, target, executor)
                 return Outcome(target, "failed", error=ran.error, work=work, explain=decision.explain)
             decision, view = self._decide(operation, target, self._as_the_others_plan(target, again))
             self._note_plan(decision)
         return Outcome(target, "failed", error=decision.error or PlanChanged(f"{target}: the cluster keeps changing"))
+
+    def _undo(self, operation: Operation, target: str, executor: Executor) -> None:
+        """Take back what a failed work has begun. What can't be now, `reconcile` does later."""
+        if operation.undo is None:
+            return
+        with contextlib.suppress(WsctlError):
+            view = self._snapshot()
+            before = view.placements.get(target)
+            if before is None or not self.knowledge.ask_again(before.node):
+                return
+            view = self.knowledge.applied_to(view)
+            work = operation.undo(target, view).work
+            if work is not None and work.steps:
+                undoing = replace(executor, auditor=replace(executor.auditor, request_id=None), facts={})
+                undoing.run(work, operation.spec(target, view), before)
 
     def _after(self, operation: Operation, target: str, ran: Ran, executor: Executor) -> ClusterView | None:
         """What a setback teaches: the view to decide on anew, or None when there is no other way."""
@@ -326,7 +358,7 @@ class Workflow:
             return None
         view = self.knowledge.applied_to(fresh)
         another_port = isinstance(error, PortTaken) and next_port(view.nodes[error.node]) is not None
-        if another_port or _is_anothers(placement, ours):
+        if another_port or is_anothers(placement, ours):
             return view
         if not operation.places or placement is None or placement.state is not PlacementState.RESERVED:
             return view if isinstance(error, PortTaken) else None
@@ -342,43 +374,3 @@ class Workflow:
             self.knowledge.exclude(error.node, f"refused: {error.reason}")
         elif placement is not None:
             self.knowledge.block_port(error.node, placement.host_port)
-
-
-def _is_anothers(placement: Placement | None, ours: Placement | None) -> bool:
-    """Whether somebody else has claimed, or made anew, the placement that we left as `ours`."""
-    return placement is not None and (ours is None or placement.generation != ours.generation)
-
-
-def _plan(decisions: Sequence[Decision]) -> Plan:
-    works = tuple(decision.work for decision in decisions if decision.work is not None)
-    errors = tuple(f"{decision.target}: {decision.error.message}" for decision in decisions if decision.error)
-    return Plan(works, errors)
-
-
-def _same_plan(shown: Plan, now: Plan, busy: Mapping[str, WsctlError]) -> None:
-    """Refuse when what would be done isn't what was confirmed; users who became busy just drop out."""
-    confirmed = {work.target: [step.line() for step in work.steps] for work in shown.works}
-    for work in now.works:
-        if work.target not in busy and [step.line() for step in work.steps] != confirmed.get(work.target, []):
-            raise PlanChanged(
-                f"what would be done for {work.target} changed since the plan was shown; nothing was done",
-                hint="run the command again",
-                details={"plan": now.render().splitlines()},
-            )
-
-
-def _reserve_step(decision: Decision) -> Reserve | None:
-    steps = decision.work.steps if decision.work is not None else ()
-    return next((step for step in steps if isinstance(step, Reserve)), None)
-
-
-def _chosen_node(decision: Decision) -> str | None:
-    """The node that a new placement would go to."""
-    step = _reserve_step(decision)
-    return step.node if step is not None else None
-
-
-def _as_planned(view: ClusterView, decision: Decision) -> ClusterView:
-    """The view as it will be once the decision is carried out, for those decided after it."""
-    step = _reserve_step(decision)
-    return view if step is None else with_placement(view, step.user, step.node, step.port, step.resources)

@@ -17,6 +17,7 @@ import pytest
 from tests.builders import CLUSTER, IMAGE
 from tests.builders import node as node_of
 from tests.fakes import FakeClock, FakeCommands, FakeEngine, FakeFleet
+from tests.filing import FakeFiles
 from tests.gateways import FakeGateways
 from wsctl.cli import main
 from wsctl.context import SystemClock, Wiring
@@ -65,6 +66,10 @@ class Reached:
     opened: int = 0
     closed: int = 0
     root: Path | None = None
+    trees: FakeFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.trees = FakeFiles(self.fleet, FakeClock())
 
     def __call__(self, nodes: Mapping[str, Node], cluster: str) -> Reached:
         self.opened += 1
@@ -79,6 +84,10 @@ class Reached:
 
     def engine(self, name: str) -> FakeEngine:
         return self.fleet(name)
+
+    @property
+    def files(self) -> FakeFiles:
+        return self.trees
 
     def warm(self, names: Iterable[str]) -> None:
         self.warmed += names

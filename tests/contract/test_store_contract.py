@@ -17,6 +17,7 @@ from places import Place
 
 from wsctl.errors import SchemaError, WsctlError
 from wsctl.model import Capacity, NodeState, Placement, PlacementState, Resources, Usage
+from wsctl.moving import Move
 from wsctl.ports import Conflict, Reservation
 from wsctl.signals import NetworkSample
 from wsctl.store import migrations, schema_status, upgrade
@@ -57,6 +58,16 @@ def counted(store: SqlStore) -> None:
             u.workspaces + 1, u.active + on, u.memory_bytes + on * p.resources.memory_bytes,
             u.cpus_milli + on * p.resources.cpus_milli,
         )  # fmt: skip
+    for move in store.moves().values():
+        assert (move.target, move.host_port) not in ports
+        ports.add((move.target, move.host_port))
+        u, on = expected.get(move.target, Usage()), move.active
+        expected[move.target] = Usage(
+            u.workspaces + 1,
+            u.active + on,
+            u.memory_bytes + on * move.memory_bytes,
+            u.cpus_milli + on * move.cpus_milli,
+        )
     assert {node: usage for node, usage in store.usage().items() if usage != Usage()} == expected
 
 
@@ -455,7 +466,7 @@ def test_random_writers_keep_used_equal_to_counted(store: SqlStore, seed: int) -
         for _ in range(40):
             user = f"u{rng.randrange(10)}"
             now = store.placement(user)
-            act = rng.randrange(4)
+            act = rng.randrange(6)
             if now is None:
                 store.reserve(want(user, node=f"n{rng.randrange(2)}", port=20000 + rng.randrange(12), capacity=room))
             elif act == 0:
@@ -463,6 +474,14 @@ def test_random_writers_keep_used_equal_to_counted(store: SqlStore, seed: int) -
             elif act == 1:
                 port = rng.choice([None, 20000 + rng.randrange(12)])
                 store.claim(user, now.generation, rng.choice(list(S)), rng.choice([room, None]), port=port)
+            elif act == 2:
+                on = now.state is not S.STOPPED
+                other = "n1" if now.node == "n0" else "n0"
+                move = Move(user, now.node, other, "10.0.0.9", 20000 + rng.randrange(12), 1 << 30, 500, 100, on)
+                state = S.MIGRATING if on else S.STOPPED
+                store.begin_move(move, now.generation, state, room, was=now.state)
+            elif act == 3:
+                store.swap(user, now.generation, rng.choice([S.STARTING, S.STOPPED]), leaves_files=True)
             else:
                 store.settle(user, now.generation, rng.choice([S.STOPPED, S.RUNNING, S.FAILED]))
 

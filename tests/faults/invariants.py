@@ -25,6 +25,7 @@ from wsctl.model import (
     quarantine_name,
     upstream,
 )
+from wsctl.moving import Move
 from wsctl.records import AuditKind, AuditRow
 
 _ROUTE = re.compile(r'^ *"u:([a-z0-9_-]+)" (\S+);$', re.MULTILINE)
@@ -54,14 +55,20 @@ class Truth:
     effects: Collection[str] = ()
     audit: Sequence[AuditRow] | None = None
     audit_problems: Sequence[tuple[str, int, str]] = ()
+    moves: Sequence[Move] = ()
 
 
 def broken(truth: Truth, *, settled: bool = True) -> list[str]:
     """Every invariant that doesn't hold, in words; `settled` adds those of a site at rest."""
-    found = [*counted(truth.placements, truth.usage), *ports(truth.placements), *room(truth.usage, truth.capacity)]
+    found = [
+        *counted(truth.placements, truth.usage, truth.moves),
+        *ports(truth.placements),
+        *room(truth.usage, truth.capacity),
+    ]
     found += [*purges(truth), *runs_once(truth), *audited(truth)]
     if settled:
         found += [*at_rest(truth), *files_kept(truth), *mapped(truth)]
+        found += [f"the move of {move.user} to {move.target} was left" for move in truth.moves]
         found += [f"the lease {lease.name} was left by {lease.holder}" for lease in truth.leases]
     return found
 
@@ -69,8 +76,8 @@ def broken(truth: Truth, *, settled: bool = True) -> list[str]:
 # ------------------------------------------------------------------------------------------------ at every moment
 
 
-def counted(placements: Sequence[Placement], usage: Mapping[str, Usage]) -> list[str]:
-    """used = counted: what is recorded as taken is what the placements add up to."""
+def counted(placements: Sequence[Placement], usage: Mapping[str, Usage], moves: Sequence[Move] = ()) -> list[str]:
+    """used = counted: what is recorded as taken is what the placements and the moves under way add up to."""
     sums: dict[str, Usage] = {}
     for p in placements:
         was, takes = sums.get(p.node, Usage()), int(p.state.holds_resources)
@@ -79,6 +86,14 @@ def counted(placements: Sequence[Placement], usage: Mapping[str, Usage]) -> list
             was.active + takes,
             was.memory_bytes + takes * p.resources.memory_bytes,
             was.cpus_milli + takes * p.resources.cpus_milli,
+        )
+    for m in moves:
+        was, takes = sums.get(m.target, Usage()), int(m.active)
+        sums[m.target] = Usage(
+            was.workspaces + 1,
+            was.active + takes,
+            was.memory_bytes + takes * m.memory_bytes,
+            was.cpus_milli + takes * m.cpus_milli,
         )
     used = {name: taken for name, taken in usage.items() if taken != Usage()}
     return [] if used == sums else [f"used is not what can be counted: {used} is recorded, {sums} counted"]

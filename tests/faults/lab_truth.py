@@ -40,6 +40,7 @@ def truth(site: Site, *, purged: tuple[str, ...] = ()) -> Truth:
             ),
             effects={c.user for _, c in containers if c.user},
             audit=store.audit(),
+            moves=list(store.moves().values()),
             audit_problems=store.audit_problems(),
         )
     finally:

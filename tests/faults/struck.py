@@ -1,7 +1,8 @@
 """One real wsctl command, struck at one contact with the outside: `python -m tests.faults.struck COUNTS AT HOW ARGS…`.
 
 The production program over real SSH, Docker and databases. Only between it and its adapters every call is counted, and
-at number AT this process is killed with SIGKILL (`killed-before`, `killed-after`), or the call ends as if its request
+at number AT (or the first of the name AT)
+this process is killed with SIGKILL (`killed-before`, `killed-after`), or the call ends as if its request
 or its reply had been lost (`lost-before`, `lost-after`). The names of all contacts go to the file COUNTS as they come:
 run it once with AT = -1 to learn how many there are; nobody keeps a list by hand.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 import wsctl.context
 import wsctl.store
-from tests.worlds import CALLS, WRITES, Proxy, Wire
+from tests.worlds import CALLS, FILES, WRITES, Proxy, Wire
 from wsctl.cli import main
 from wsctl.context import Wiring
 from wsctl.errors import BackendError, NodeUnreachable
@@ -31,8 +32,9 @@ HOWS = ("killed-before", "killed-after", "lost-before", "lost-after")
 class Line(Wire):
     """A wire whose faults are real: the process is gone at once, without a word and without tidying up."""
 
-    def __init__(self, counts: Path, at: int, how: str) -> None:
-        super().__init__(at=at)
+    def __init__(self, counts: Path, at: str, how: str) -> None:
+        super().__init__(at=int(at) if at.lstrip("-").isdecimal() else -1)
+        self.name = at
         self.how = how
         self.counts = counts.open("a", encoding="utf-8", buffering=1)
         self.counting = threading.Lock()
@@ -44,7 +46,7 @@ class Line(Wire):
             number = len(self.passed)
             self.passed.append(f"{who}.{name}")
             self.counts.write(f"{who}.{name}\n")
-        if number != self.at:
+        if number != self.at and f"{who}.{name}" != self.name:
             return call()
         if self.how == "killed-before":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -73,13 +75,17 @@ class StruckFleet:
     def engine(self, name: str) -> Any:
         return Proxy(name, self.real.engine(name), self.line, CALLS)
 
+    @property
+    def files(self) -> Any:
+        return Proxy("files", self.real.files, self.line, FILES)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
 
 def run(counts: str, at: str, how: str, *argv: str) -> int:
     """Run the command; its exit code, if it lives to have one."""
-    line = Line(Path(counts), int(at), how)
+    line = Line(Path(counts), at, how)
     opened = wsctl.store.open_store
 
     def open_store(*args: Any, **kwargs: Any) -> Any:

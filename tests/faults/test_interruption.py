@@ -83,6 +83,22 @@ def idle(site: Site) -> None:
     site.clock.advance(3600)
 
 
+def working(site: Site) -> None:
+    """alice has work on her node, and writes more of it while somebody copies."""
+    placed(site)
+    site.files.write("alice", "a first word")
+    site.files.writes["alice"] = 1
+
+
+def working_and_stopped(site: Site) -> None:
+    working(site)
+    site.run("stop", "alice")
+
+
+OTHER = next(name for name in ("n1", "n2", "n3") if name != HOME)
+"""Where alice is moved to."""
+
+
 @dataclass(frozen=True)
 class Writer:
     """A command that changes something, and the site that it finds. `least` contacts must be found."""
@@ -92,6 +108,7 @@ class Writer:
     least: int
     purges: bool = False
     removes: bool = False
+    moves: bool = False
 
 
 WRITERS = {
@@ -112,6 +129,11 @@ WRITERS = {
     "rm --purge-data": Writer(placed, lambda c: c.rm("alice", purge=True), 7, purges=True, removes=True),
     "rm --purge-data of a removed user": Writer(
         removed, lambda c: c.rm("alice", purge=True), 2, purges=True, removes=True
+    ),
+    "migrate-user": Writer(working, lambda c: c.migrate("alice", to=OTHER), 18, moves=True),
+    "migrate-user, the scheduler chooses": Writer(working, lambda c: c.migrate("alice"), 18, moves=True),
+    "migrate-user of a stopped user": Writer(
+        working_and_stopped, lambda c: c.migrate("alice", to=OTHER), 12, moves=True
     ),
     "node cordon": Writer(nothing, lambda c: c.cordon("n1"), 1),
 }
@@ -203,6 +225,11 @@ def test_the_same_command_finishes_what_was_cut_off_anywhere(writer: Writer, fau
                 assert outcome.error is None or done, outcome.error
             invariants(site, purged=purged)
             assert ending(site) == wanted
+            if writer.moves:
+                # Where the scheduler chooses, the same command after the end of the first moves her once more.
+                assert {copy.state for copy in site.store.kept_copies()} == {"kept"}
+                assert not site.store.moves()
+                assert not site.files.incoming
 
 
 @pytest.mark.parametrize("verb", ["place", "stop", "rm"])
@@ -218,6 +245,13 @@ def test_other_commands_finish_it_too(writer: Writer, verb: str) -> None:
                 outcome = site.run(verb, user)[0]
                 gone = verb != "place" and isinstance(outcome.error, NotFound)
                 assert outcome.error is None or gone, outcome.error
+            if writer.moves:
+                # What a move left on the node that the user isn't on any more is the affair of `reconcile`.
+                repairs = site.run("reconcile")
+                assert all(repair.repaired for repair in repairs), repairs
+                assert all(copy.state == "kept" for copy in site.store.kept_copies())
+                assert not site.store.moves()
+                assert not site.files.incoming
             invariants(site, purged=purged)
             states = {p.state.value for p in site.store.placements()}
             assert states <= {"place": {"running"}, "stop": {"stopped"}, "rm": set()}[verb]

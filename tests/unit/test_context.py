@@ -28,6 +28,8 @@ class Fleet:
     def engine(self, name: str) -> Any:
         raise AssertionError("nobody asked for an engine")
 
+    files = None
+
     def warm(self, names: Iterable[str]) -> None: ...
 
     def scan_host_key(self, name: str) -> Any: ...

@@ -24,6 +24,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "stop": Entry("life:stop", "Stop workspaces; data and placement stay."),
     "restart": Entry("life:restart", "Stop and start workspaces, or make them anew with --recreate."),
     "rm": Entry("life:rm", "Remove workspaces; the files stay unless --purge-data."),
+    "migrate-user": Entry("migrate:migrate_user", "Move a user with their files to another node."),
     "touch": Entry("activity:touch", "Record that users are active now."),
     "reap-idle": Entry("reap:reap_idle", "Stop workspaces that nobody uses (the cron job)."),
     "activity": {

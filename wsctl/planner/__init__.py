@@ -2,9 +2,9 @@
 
 Responsible for turning an intent ("place alice") and a view of the cluster into steps, or into the error that explains
 why not. One file per family of verbs: `place` (place, start), `life` (stop, restart, remove, undo, mark), `idle` (who
-is idle), `reconcile` (what is wrong with a user; `drift`: with the cluster; `adopt`: what is taken over). Not
-responsible for: looking (`observe`), acting (`executor`), or choosing a node (`scheduler`). Pure: no clock, no chance,
-no I/O; the same view gives the same steps in every process.
+is idle), `migrate`, `reconcile` (what is wrong with a user; `drift`: with the cluster; `adopt`: what is taken over).
+Not responsible for: looking (`observe`), acting (`executor`), or choosing a node (`scheduler`). Pure: no clock, no
+chance, no I/O; the same view gives the same steps in every process.
 """
 
 from wsctl.planner.decision import Decision
@@ -12,12 +12,14 @@ from wsctl.planner.difference import Difference, Kind
 from wsctl.planner.drift import differences, wrong_counts
 from wsctl.planner.idle import IdleEvidence, IdleLimits, IdleVerdict, Verdict, judge_idle, needs_look
 from wsctl.planner.life import plan_mark, plan_remove, plan_restart, plan_stop, plan_undo
+from wsctl.planner.migrate import How, plan_migrate, plan_unmove
 from wsctl.planner.place import plan_place, plan_start
 from wsctl.planner.reconcile import Rules, plan_repair
 
 __all__ = [
     "Decision",
     "Difference",
+    "How",
     "IdleEvidence",
     "IdleLimits",
     "IdleVerdict",
@@ -28,6 +30,7 @@ __all__ = [
     "judge_idle",
     "needs_look",
     "plan_mark",
+    "plan_migrate",
     "plan_place",
     "plan_remove",
     "plan_repair",
@@ -35,5 +38,6 @@ __all__ = [
     "plan_start",
     "plan_stop",
     "plan_undo",
+    "plan_unmove",
     "wrong_counts",
 ]

@@ -12,7 +12,8 @@ from enum import StrEnum
 
 class Kind(StrEnum):
     """Kinds of differences. `missing` to `foreign-name` are about placed users, `orphan` and `unmanaged` about
-    containers in no placement (the second were not made by wsctl), the others about nodes, rows and the map."""
+    containers in no placement (the second were not made by wsctl), `left-copy` about files that a move made or
+    left, the others about nodes, rows and the map."""
 
     HALF_DONE = "half-done"
     MISSING = "missing"
@@ -24,6 +25,7 @@ class Kind(StrEnum):
     DUPLICATE = "duplicate"
     WRONG_NODE = "wrong-node"
     FOREIGN_NAME = "foreign-name"
+    LEFT_COPY = "left-copy"
     ORPHAN = "orphan"
     UNMANAGED = "unmanaged"
     WRONG_COUNT = "wrong-count"

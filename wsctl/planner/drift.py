@@ -26,7 +26,8 @@ def differences(
     out then); nothing is said of the users in `leave_out`.
     """
     claims = all_claims(view, rules.adopt)
-    chosen = sorted({*view.placements, *claims} if users is None else users)
+    left = {copy.user for copy in view.kept}
+    chosen = sorted({*view.placements, *claims, *left} if users is None else users)
     found = [
         difference
         for user in chosen
@@ -84,6 +85,14 @@ def wrong_counts(view: ClusterView) -> list[Difference]:
             was.active + takes,
             was.memory_bytes + takes * p.resources.memory_bytes,
             was.cpus_milli + takes * p.resources.cpus_milli,
+        )
+    for move in view.moves.values():
+        was, takes = counted.get(move.target, Usage()), int(move.active)
+        counted[move.target] = Usage(
+            was.workspaces + 1,
+            was.active + takes,
+            was.memory_bytes + takes * move.memory_bytes,
+            was.cpus_milli + takes * move.cpus_milli,
         )
     return [
         Difference(

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 
 from wsctl.errors import WsctlError
 from wsctl.model import ClusterView, Container, NodeState, Placement, PlacementState, WorkspaceSpec
-from wsctl.plan import Step, UnpauseContainer, Work
+from wsctl.plan import QuarantineContainer, Settle, Step, UnpauseContainer, Work
 from wsctl.planner.adopt import adoption, has_their_files
 from wsctl.planner.claims import Copy, claims_of, is_set_aside, without
 from wsctl.planner.decision import Decision, Located, locate, port_if_taken, set_aside
 from wsctl.planner.difference import Difference, Kind
 from wsctl.planner.life import plan_stop
+from wsctl.planner.migrate import DAY_S, clean_up, end_move, leaving
 from wsctl.planner.place import plan_start
 
 BEGINNING = (PlacementState.RESERVED, PlacementState.STARTING)
@@ -29,10 +30,12 @@ class Rules:
     """How far a run may go. `adopt` is the pattern of the names of containers that are taken over (None: none are).
 
     `named`: the users were named by the operator, which says that they are meant even if the state knows nobody.
+    `keep_s`: for how many seconds the files that a move left are kept.
     """
 
     adopt: str | None = None
     named: bool = False
+    keep_s: float = DAY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +76,18 @@ def examine(user: str, spec: WorkspaceSpec, view: ClusterView, copies: Sequence[
             awake += _aside(Kind.SHOULD_BE_STOPPED, user, copy, detail, "stopped")
     copies = [copy for copy in copies if not is_set_aside(copy.container)]
     if placement is None:
-        return awake + _unplaced(user, spec, view, copies, rules)
+        return awake + _unplaced(user, spec, view, copies, rules) + _left(user, view, rules)
     if placement.node not in view.nodes:
         return awake + _unknown_node(placement, copies, view)
-    return awake + _placed(placement, spec, view, copies, rules)
+    return awake + _placed(placement, spec, view, copies, rules) + _left(user, view, rules)
+
+
+def _left(user: str, view: ClusterView, rules: Rules) -> Found:
+    """What moves of the user have left to do about files. Containers in old places are differences of their own."""
+    steps = [*end_move(user, view), *leaving(user, view, rules.keep_s), *clean_up(user, view)]
+    about = [step for step in steps if not isinstance(step, (QuarantineContainer, Settle))]
+    found = tuple(Difference(Kind.LEFT_COPY, user, s.node, s.cause, f"{s.verb} {s.text()}") for s in about)
+    return Found(found, tuple(step for step in steps if not isinstance(step, QuarantineContainer)))
 
 
 def _aside(kind: Kind, user: str, copy: Copy, detail: str, fix: str = "stopped and renamed; its files stay") -> Found:

@@ -71,6 +71,7 @@ TABLES = {
         _table("samples", "user", "user container_id tx_bytes:int observed_at:time cpu_ns:int?"),
         _table("retired", "user", "user generation:int"),
         _table("notes", "topic subject", "topic subject value:text noted_at:time"),
+        _table("kept_copies", "user node number", "user node number:int state since:time expires_at:time?"),
         _table(
             "audit",
             "target sequence",
@@ -80,7 +81,8 @@ TABLES = {
         _table("audit_heads", "target", "target sequence:int digest at:time"),
     )
 }
-"""What is copied, in the order of the file. Leases, slots and request ids aren't: they are about the moment."""
+"""What is copied, in the order of the file. Leases, slots, request ids and moves aren't: they
+are about the moment."""
 
 
 def problem(table: Table, record: Mapping[str, Any]) -> str | None:

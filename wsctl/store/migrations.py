@@ -51,6 +51,8 @@ STEPS = (
     Step(15, "retired", "6b233e93eebe5759ed782571af6c5ad10a9f129cc6ff67fcd22759c867c5fb9b"),
     Step(16, "samples_cpu", "7ddae55061a049042018e88f5ec2696e6caaae44e351c12f99991ac632747acf"),
     Step(17, "notes", "c0fa39a76a6b0b7c3b213a0c756ace446a1a22ac8f15d2f171d80c957d9a558b"),
+    Step(18, "moves", "f87d55af0740cab13b49d7e077a974b3d8f2ee67d7d38e2f6b6e22faa2ee065c"),
+    Step(19, "kept_copies", "270707edf57d18ee93b86cb58f7220589c836a613a6a065b34fdb002e0d5d039"),
 )
 KNOWN = STEPS[-1].version
 

@@ -5,8 +5,9 @@ for: connections and retries (`sqlite`, `mysql`), nor for deciding anything.
 
 How it stays right:
 
-- A placement changes only by an UPDATE that names the generation *and* the state it was read with. Zero rows means
-  that somebody was faster: if the generation moved the caller hears of it, if only the state did it is tried again.
+- A placement changes only by an UPDATE that names the generation *and* the state it was read with (and the node:
+  whoever comes again begins at the first generation). Zero rows means that somebody was faster: if the generation
+  moved the caller hears of it, if only the state did it is tried again.
 - Capacity is taken by a conditional UPDATE of the node's row *before* the placement is inserted: the row's lock puts
   all writers of a node in one queue, so they can't deadlock and can't count the same room twice.
 - Uniqueness is the schema's. There is no upsert here: on MySQL it would rewrite the row of whoever has the port.
@@ -30,7 +31,7 @@ from wsctl.store.database import Duplicate, Raced, Session
 T = TypeVar("T")
 
 
-class _Lost(Exception):
+class Lost(Exception):
     """Undo the transaction and answer with this."""
 
     def __init__(self, conflict: Conflict) -> None:
@@ -106,7 +107,8 @@ class PlacementRows(ClusterRows):
 
         def work(session: Session) -> Placement:
             if not self._shift(session, wanted.node, shift, wanted.capacity):
-                raise _Lost(Conflict.NODE_FULL)
+                raise Lost(Conflict.NODE_FULL)
+            self._refuse_moving_port(session, wanted.node, wanted.port)
             self._insert(session, wanted)
             made = self._found(session, wanted.user)
             self._log.append(session, audit)
@@ -114,7 +116,7 @@ class PlacementRows(ClusterRows):
 
         try:
             return self._write(work)
-        except _Lost as lost:
+        except Lost as lost:
             conflict = lost.conflict
         except Duplicate as duplicate:
             if not duplicate.key.endswith("host_port"):
@@ -138,7 +140,7 @@ class PlacementRows(ClusterRows):
     ) -> Placement | Conflict:
         def change(old: Placement) -> Change:
             if was not in (None, old.state):
-                raise _Lost(Conflict.STALE)
+                raise Lost(Conflict.STALE)
             return Change(
                 old,
                 state,
@@ -149,8 +151,8 @@ class PlacementRows(ClusterRows):
             )
 
         try:
-            done = self._change(user, generation, change, capacity, audit)
-        except _Lost as lost:
+            done = self._change(user, generation, change, capacity, audit, begins=True)
+        except Lost as lost:
             return lost.conflict
         except Duplicate:
             return Conflict.PORT_TAKEN
@@ -163,7 +165,7 @@ class PlacementRows(ClusterRows):
         return self._change(user, generation, change, None, audit) is not None
 
     def release(self, user: str, generation: int, *, keep_home: bool | None, audit: Sequence[AuditEntry] = ()) -> bool:
-        sql = "DELETE FROM placements WHERE cluster = ? AND user = ? AND generation = ? AND state = ?"
+        sql = "DELETE FROM placements WHERE cluster = ? AND user = ? AND node = ? AND generation = ? AND state = ?"
 
         def work(session: Session) -> bool:
             old = self._find(session, user)
@@ -174,9 +176,10 @@ class PlacementRows(ClusterRows):
                 return True
             if old.generation != generation:
                 return False
+            self._drop_move(session, user)
             active, memory, cpus = taken(old.resources, -1) if old.state.holds_resources else (0, 0, 0)
             self._shift(session, old.node, Shift(-1, active, memory, cpus, routes=int(old.state.is_routed)))
-            if not session.execute(sql, (self._cluster, user, generation, old.state.value)):
+            if not session.execute(sql, (self._cluster, user, old.node, generation, old.state.value)):
                 raise Raced
             retire = self._dialect.upsert("retired", ["cluster", "user"], ["generation"])
             session.execute(retire, (self._cluster, user, generation))
@@ -204,6 +207,8 @@ class PlacementRows(ClusterRows):
         held = "CASE WHEN state <> ? THEN {} ELSE 0 END"  # by all but the stopped: see `PlacementState`
         sums = ", ".join(f"COALESCE(SUM({held.format(what)}), 0)" for what in ("1", "memory_bytes", "cpus_milli"))
         count = f"SELECT COUNT(*), {sums} FROM placements WHERE cluster = ? AND node = ?"
+        moved = ", ".join(f"COALESCE(SUM(active * {what}), 0)" for what in ("1", "memory_bytes", "cpus_milli"))
+        moving = f"SELECT COUNT(*), {moved} FROM moves WHERE cluster = ? AND target = ?"
         counters = ", ".join(COUNTERS)
         said = f"SELECT {counters} FROM node_usage WHERE cluster = ? AND node = ?{self._dialect.locked}"
         correct = f"UPDATE node_usage SET {' = ?, '.join(COUNTERS)} = ? WHERE cluster = ? AND node = ?"
@@ -212,7 +217,8 @@ class PlacementRows(ClusterRows):
         def work(session: Session) -> bool:
             # The row's lock first: whoever changes what is counted here takes it before.
             row = session.query(said, key)
-            right = [int(value) for value in session.query(count, (stopped, stopped, stopped, *key))[0]]
+            placed = session.query(count, (stopped, stopped, stopped, *key))[0]
+            right = [int(a) + int(b) for a, b in zip(placed, session.query(moving, key)[0], strict=True)]
             if not row and any(right):
                 raise _NoNodeRow(node)
             if not row or [int(value) for value in row[0]] == right:
@@ -230,17 +236,24 @@ class PlacementRows(ClusterRows):
         change: Callable[[Placement], Change],
         capacity: Capacity | None,
         audit: Sequence[AuditEntry],
+        *,
+        begins: bool = False,
     ) -> Placement | None:
-        """Apply `change` to the placement if it has `generation`; the placement afterwards, None if it moved."""
+        """Apply `change` to the placement if it has `generation`; the placement afterwards, None if it moved. With
+        `begins` a move of the user ends."""
 
         def work(session: Session) -> Placement | None:
             old = self._find(session, user)
             if old is None or old.generation != generation:
                 return None
             new = change(old)
+            if begins:
+                self._drop_move(session, user)
             shift = new.shift()
             if shift and not self._shift(session, old.node, shift, capacity):
-                raise _Lost(Conflict.NODE_FULL)
+                raise Lost(Conflict.NODE_FULL)
+            if new.port != old.host_port:
+                self._refuse_moving_port(session, old.node, new.port)
             if not session.execute(*self._update(new)):
                 raise Raced
             changed = self._found(session, user)
@@ -296,11 +309,11 @@ class PlacementRows(ClusterRows):
         return (
             f"UPDATE placements SET state = ?, generation = ?, container_generation = ?, host_port = ?, "
             f"memory_bytes = ?, cpus_milli = ?, pids = ?, updated_at = {self._dialect.now} "
-            "WHERE cluster = ? AND user = ? AND generation = ? AND state = ?",
+            "WHERE cluster = ? AND user = ? AND node = ? AND generation = ? AND state = ?",
             (
                 new.state.value, new.generation, new.container_generation, new.port,
                 new.resources.memory_bytes, new.resources.cpus_milli, new.resources.pids,
-                self._cluster, old.user, old.generation, old.state.value,
+                self._cluster, old.user, old.node, old.generation, old.state.value,
             ),
         )  # fmt: skip
 
@@ -324,6 +337,22 @@ class PlacementRows(ClusterRows):
             # Either there is no room, or the row was made between the two statements: the same again tells which.
             return session.execute(sql, params) > 0
         raise _NoNodeRow(node)
+
+    def _drop_move(self, session: Session, user: str) -> None:
+        """Give back what a move of the user has taken on its target, if one was begun."""
+        key = (self._cluster, user)
+        where = "FROM moves WHERE cluster = ? AND user = ?"
+        what = "SELECT target, memory_bytes, cpus_milli, active"
+        found = session.query(f"{what} {where}{self._dialect.locked}", key)
+        for target, memory, cpus, active in found:
+            session.execute(f"DELETE {where}", key)
+            self._shift(session, target, Shift(-1, -active, -active * memory, -active * cpus))
+
+    def _refuse_moving_port(self, session: Session, node: str, port: int) -> None:
+        """Raise if a move has the port. The node's row is locked by now, so nobody takes it meanwhile."""
+        sql = "SELECT 1 FROM moves WHERE cluster = ? AND target = ? AND host_port = ?" + self._dialect.locked
+        if session.query(sql, (self._cluster, node, port)):
+            raise Lost(Conflict.PORT_TAKEN)
 
     def _make_node_row(self, node: str) -> None:
         sql = (

@@ -1,7 +1,8 @@
 """The store: everything about one cluster in one database.
 
 Responsible for: being the one object that implements `ports.Store`. Not responsible for: its parts, which are
-`placements`, `signals`, `audit`, `requests` and `portable`, nor for opening a database (`wsctl.store.open_store`).
+`placements`, `moves`, `signals`, `audit`, `requests` and `portable`, nor for opening a database
+(`wsctl.store.open_store`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from datetime import datetime
 
 from wsctl.store.audit import AuditRows
 from wsctl.store.database import Database
-from wsctl.store.placements import PlacementRows
+from wsctl.store.moves import MoveRows
 from wsctl.store.portable import PortableRows
 from wsctl.store.requests import RequestRows
 from wsctl.store.signals import SignalRows
 
 
-class SqlStore(PlacementRows, SignalRows, AuditRows, RequestRows, PortableRows):
+class SqlStore(MoveRows, SignalRows, AuditRows, RequestRows, PortableRows):
     """`ports.Store` on SQLite or MySQL."""
 
     def __init__(self, database: Database, cluster: str, version: int) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from wsctl.errors import NodeError, NotFound
+from wsctl.errors import FilesError, NodeError, NotFound
 from wsctl.model import Node
 from wsctl.ports import Commands
 from wsctl.transport import fanout, lazy
@@ -25,8 +25,10 @@ from wsctl.transport.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from wsctl.transport.engine import DockerEngine
+    from wsctl.transport.files import ShellFiles
     from wsctl.transport.folders import ShellFolders
     from wsctl.transport.sessions import Sessions
+    from wsctl.transport.ssh import Session
 
 __all__ = ["Connections", "HostKey", "Timeouts", "fanout"]
 
@@ -51,6 +53,7 @@ class Connections:
         self._timeouts = timeouts or Timeouts()
         self._engines = {name: Once(partial(self._connect, node)) for name, node in self._nodes.items()}
         self._sessions: Once[Sessions] = Once(self._make_sessions)
+        self._files: Once[ShellFiles] = Once(self._make_files)
         self._warmed: set[str] = set()
         self._closed = threading.Event()
 
@@ -79,6 +82,11 @@ class Connections:
         self._warmed.update(fresh)
         if fresh:
             threading.Thread(target=self._warm, args=(fresh,), name="warm", daemon=True).start()
+
+    @property
+    def files(self) -> ShellFiles:
+        """The users' files on the nodes: `ports.NodeFiles`. Nothing is connected before it is used."""
+        return self._files.get()
 
     def close(self) -> None:
         """Close every connection that is open; connections still being opened close themselves. Never raises."""
@@ -125,6 +133,18 @@ class Connections:
         from wsctl.transport.sessions import Sessions
 
         return Sessions(self._timeouts, self._closed)
+
+    def _make_files(self) -> ShellFiles:
+        from wsctl.transport.files import ShellFiles
+
+        return ShellFiles(self._cluster, self._session_for_files, self._timeouts)
+
+    def _session_for_files(self, name: str) -> Session:
+        node = self._node(name)
+        if node.is_local:
+            hint = "give it an address at which its sshd answers, instead of `local`"
+            raise FilesError(name, "files can't be copied from or to a node that is reached without SSH yet", hint=hint)
+        return self._sessions.get().session(node)
 
     def _connect(self, node: Node) -> DockerEngine:
         if node.is_local:

@@ -1,0 +1,147 @@
+"""Users' files on fake nodes: `ports.NodeFiles` in memory, with the trees that each node has.
+
+A tree is a dict of names to contents. What a user works on is `live`; a user whose container ever ran on a node has one
+there (the engine makes the folder, see `FakeEngine.data`). Faults are scripted as on `FakeEngine`:
+
+    files.fail("copy", FilesError("n2", "no space left on device"))
+    files.writes["alice"] = 3      the user writes during the next three passes
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from tests.fakes import FakeClock, FakeEngine, FakeFleet
+from wsctl.errors import FilesError, NodeUnreachable
+from wsctl.model import Placement, container_name
+from wsctl.moveports import Progress, Size, Way
+from wsctl.moving import Pass
+
+Tree = dict[str, str]
+
+
+class FakeFiles:
+    """Trees by node: what users work on, what is incoming, what is kept (by name). `calls` as on an engine."""
+
+    def __init__(self, fleet: FakeFleet, clock: FakeClock) -> None:
+        self.fleet = fleet
+        self.clock = clock
+        self.live: dict[tuple[str, str], Tree] = {}
+        self.incoming: dict[tuple[str, str], Tree] = {}
+        self.installed: set[tuple[str, str]] = set()
+        self.kept: dict[tuple[str, str], Tree] = {}
+        self.newest: dict[str, str] = {}
+        self.ways: set[Way] = set()
+        self.writes: dict[str, int] = {}
+        self.slow_s = 2.0
+        self.calls: list[tuple[str, str]] = []
+        self._faults: dict[str, list[Exception]] = defaultdict(list)
+
+    def fail(self, operation: str, error: Exception, times: int = 1) -> None:
+        """Let the next `times` calls of `operation` raise `error` and do nothing."""
+        self._faults[operation] += [error] * times
+
+    def write(self, user: str, value: str) -> None:
+        """The user writes, where their container runs; the write is acknowledged, and must never be lost."""
+        for name, engine in self.fleet.engines.items():
+            one = engine._held.get(container_name(user))
+            if one is not None and one.state == "running":
+                self._live(name, user)["work"] = value
+                self.newest[user] = value
+
+    def check_truth(self, placements: Mapping[str, Placement]) -> None:
+        """Whoever wrote has the newest of it where they live, at every moment."""
+        for user, value in self.newest.items():
+            if user in placements:
+                tree = self.live.get((placements[user].node, user), {})
+                assert tree.get("work") == value, f"{user} lost what they wrote: {tree} on {placements[user].node}"
+
+    # -- ports.NodeFiles
+
+    def check(self, way: Way) -> None:
+        self._contact("check", way.user, way.source, way.target)
+
+    def size(self, node: str, root: str, user: str) -> Size:
+        self._contact("size", user, node)
+        tree = self.live.get((node, user), {})
+        return Size(sum(map(len, tree.values())), len(tree))
+
+    def prepare(self, way: Way) -> str | None:
+        self._contact("prepare", way.user, way.source, way.target)
+        key, aside = (way.target, way.user), None
+        if key in self.installed:
+            self.incoming[key] = self._take(key)
+        elif way.user in self._engine(way.target).data:
+            aside = f"{way.user}-found"
+            self.kept[(way.target, aside)] = self._take(key)
+        self.incoming.setdefault(key, {})
+        return aside
+
+    def copy(self, way: Way, *, final: bool, bwlimit: int | None, compress: bool, progress: Progress) -> Pass:
+        self._contact("copy", way.user, way.source, way.target)
+        self.ways.add(way)
+        source, target = self._live(way.source, way.user), self.incoming[(way.target, way.user)]
+        changed = sum(len(value) for name, value in source.items() if target.get(name) != value)
+        target.clear()
+        target.update(source)
+        progress(changed, 1.0)
+        if self.writes.get(way.user, 0) > 0:
+            self.writes[way.user] -= 1
+            self.write(way.user, f"written during pass {len(self.calls)}")
+        self.clock.advance(self.slow_s)
+        return Pass(changed, self.slow_s)
+
+    def verify(self, way: Way, *, full: bool) -> list[str]:
+        self._contact("verify", way.user, way.source, way.target)
+        same = self._live(way.source, way.user) == self.incoming[(way.target, way.user)]
+        return [] if same else [">f.st...... work"]
+
+    def install(self, way: Way) -> None:
+        self._contact("install", way.user, way.source, way.target)
+        key = (way.target, way.user)
+        if way.user in self._engine(way.target).data:
+            raise FilesError(way.target, f"{way.target_root}/{way.user} exists")
+        self.live[key] = self.incoming.pop(key)
+        self._engine(way.target).data.add(way.user)
+        self.installed.add(key)
+
+    def discard(self, node: str, root: str, user: str, *, installed: bool) -> None:
+        self._contact("discard", user, node)
+        self.incoming.pop((node, user), None)
+        if installed and (node, user) in self.installed:
+            self._take((node, user))
+
+    def keep(self, node: str, root: str, user: str, name: str) -> None:
+        self._contact("keep", user, node)
+        if (node, name) not in self.kept and user in self._engine(node).data:
+            self.kept[(node, name)] = self._take((node, user))
+
+    def drop(self, node: str, root: str, user: str, name: str) -> None:
+        self._contact("drop", user, node)
+        self.kept.pop((node, name), None)
+
+    def finish(self, way: Way) -> None:
+        self.ways.discard(way)
+
+    # -- inside
+
+    def _contact(self, operation: str, user: str, *nodes: str) -> None:
+        self.calls.append((operation, user))
+        for name in nodes:
+            if name in self.fleet.unreachable or self._engine(name).frozen:
+                raise NodeUnreachable(name, "no answer")
+        if self._faults[operation]:
+            raise self._faults[operation].pop(0)
+
+    def _engine(self, node: str) -> FakeEngine:
+        return self.fleet.engines[node]
+
+    def _live(self, node: str, user: str) -> Tree:
+        return self.live.setdefault((node, user), {})
+
+    def _take(self, key: tuple[str, str]) -> Tree:
+        node, user = key
+        self._engine(node).data.discard(user)
+        self.installed.discard(key)
+        return self.live.pop(key, {})

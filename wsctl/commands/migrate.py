@@ -1,0 +1,190 @@
+"""`wsctl migrate-user`: moves a user, with their files, to another node.
+
+Responsible for: its options, showing sizes, progress and the answer. Not responsible for: the steps
+(`planner.migrate`).
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wsctl.commands.applying import auto_apply
+from wsctl.commands.options import DryRunOpt, RequestOpt, UserArg, WaitOpt, YesOpt, check_users, command, seconds
+from wsctl.context import App
+from wsctl.errors import NodeError, NotFound, UsageError
+from wsctl.model import ClusterView, WorkspaceSpec
+
+if TYPE_CHECKING:
+    from wsctl.movework import Told
+    from wsctl.output import Progress
+    from wsctl.planner import How
+    from wsctl.workflow import Operation, Outcome
+
+ASSUMED_BYTES_S = 100 * 1024 * 1024
+"""What the estimate of a dry run reckons with where no limit is given: a gigabit."""
+
+
+@command
+def migrate_user(
+    app: App,
+    user: UserArg,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="NODE", help="Where to (default: the scheduler chooses).")
+    ] = None,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Back to the node that keeps the files of the last move.")
+    ] = False,
+    verify: Annotated[
+        str, typer.Option("--verify", metavar="sample|full", help="Compare the content of a sample, or of all files.")
+    ] = "sample",
+    bwlimit: Annotated[
+        str | None, typer.Option("--bwlimit", metavar="SIZE", help="Copy at most so much a second, e.g. 20m.")
+    ] = None,
+    compress: Annotated[bool, typer.Option("--compress", help="Compress on the way: for slow networks.")] = False,
+    keep: Annotated[
+        str, typer.Option("--keep", metavar="DURATION", help="How long the source keeps its copy.")
+    ] = "24h",
+    wait: WaitOpt = "10s",
+    request_id: RequestOpt = None,
+    dry_run: DryRunOpt = False,
+    yes: YesOpt = False,
+) -> None:
+    """Move a user with their files to another node: copied while they work, stopped only for the rest.
+
+    Until the swap the user belongs to the source, and a failure leaves them running there; from then on to the target.
+    The same command finishes what was cut off. The source's copy is put aside for a while, and deleted by `reconcile`.
+
+    Examples:
+      wsctl migrate-user alice --dry-run
+      wsctl migrate-user alice --to n2 --bwlimit 50m
+      wsctl migrate-user alice --rollback
+    """
+    from wsctl.planner import How
+    from wsctl.requests import run
+    from wsctl.workflow import Options, Workflow
+
+    (target,) = check_users([user])
+    if verify not in ("sample", "full"):
+        raise UsageError(f"--verify {verify!r} is neither sample nor full")
+    if rollback and to is not None:
+        raise UsageError("--rollback goes to where the files are kept: it takes no --to")
+    how = How(seconds(keep, "--keep"), verify == "full", _size(bwlimit), compress)
+    back_to = _kept_on(app, target, dry_run=dry_run) if rollback else None
+    operation = _operation(app, target, back_to or to, how)
+    request = app.request(request_id, "migrate-user", [target], to=to, rollback=rollback)
+    progress = nullcontext(None) if dry_run else app.out.progress(100, f"copying {target}")
+    with progress as bar:
+        told = None if bar is None else _shown_on(bar)
+        world = app.world(dry_run=dry_run, wait_s=seconds(wait, "--wait"), told=told)
+        outcomes = run(Workflow(world), operation, Options(dry_run=dry_run), request)
+    with auto_apply(app, "migrate-user", dry_run=dry_run):
+        if dry_run:
+            _show_dry_run(app, outcomes[0], how)
+        else:
+            _show(app, outcomes[0], rollback=rollback)
+
+
+def _shown_on(bar: Progress) -> Told:
+    """Moves the bar by what the first pass has done, in hundredths: the passes after it are short."""
+    shown = 0
+
+    def told(user: str, number: int, size: int, share: float) -> None:
+        nonlocal shown
+        while number == 1 and shown < int(share * 100):
+            bar.advance()
+            shown += 1
+
+    return told
+
+
+def _operation(app: App, user: str, to: str | None, how: How) -> Operation:
+    from wsctl.planner import plan_migrate, plan_unmove
+    from wsctl.workflow import Operation
+
+    classes, strategy = app.inventory.classes, app.inventory.strategy
+
+    def spec(user: str, view: ClusterView) -> WorkspaceSpec:
+        placement = view.placements.get(user)
+        return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
+
+    return Operation(
+        "migrate-user",
+        (user,),
+        lambda user, view: plan_migrate(user, spec(user, view), view, to, strategy, how),
+        spec,
+        places=True,
+        undo=lambda user, view: plan_unmove(user, spec(user, view), view),
+    )
+
+
+def _kept_on(app: App, user: str, *, dry_run: bool) -> str:
+    """The node that keeps the newest copy of the user's files."""
+    store = app.store_for_reading if dry_run else app.store
+    placement = store.placement(user)
+    kept = [copy for copy in store.kept_copies() if copy.user == user and copy.state != "incoming"]
+    if placement is None or not kept:
+        raise NotFound(f"no node keeps files of {user} that a move left", hint=f"wsctl migrate-user {user} --to NODE")
+    return max(kept, key=lambda copy: copy.number).node
+
+
+def _size(text: str | None) -> int | None:
+    from wsctl.inventory.scalars import parse_size
+
+    if text is None:
+        return None
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"--bwlimit {text!r}: {error}", hint="for example --bwlimit 50m") from error
+
+
+def _show_dry_run(app: App, outcome: Outcome, how: How) -> None:
+    from wsctl.commands.present import show_dry_run
+    from wsctl.plan import CopyPass
+    from wsctl.text import human_bytes
+
+    show_dry_run(app, [outcome])
+    copies = [step for step in outcome.work.steps if isinstance(step, CopyPass)] if outcome.work is not None else []
+    if not copies:
+        return
+    source = copies[0].source
+    try:
+        size = app.fleet.files.size(source, app.inventory.nodes[source].host_root.rstrip("/"), outcome.target)
+    except NodeError as error:
+        app.out.warn(f"sizes are unknown: {error.message}")
+        return
+    about_s = size.bytes / (how.bwlimit or ASSUMED_BYTES_S)
+    app.out.note(f"{human_bytes(size.bytes)} in {size.files} files; about {about_s:.0f} s while {outcome.target} works")
+    for name in size.odd:
+        app.out.warn(f"not copied, as it is a socket, a pipe or a device: {name}")
+
+
+def _show(app: App, outcome: Outcome, *, rollback: bool) -> None:
+    from wsctl.output import Column
+
+    if outcome.error is not None:
+        raise outcome.error
+    placement, facts = outcome.placement, outcome.facts
+    node = placement.node if placement is not None else None
+    action = "rolled-back" if rollback and outcome.action == "migrated" else outcome.action
+    item: dict[str, object] = {
+        "user": outcome.target,
+        "source": facts.get("source", node),
+        "target": node,
+        "generation": placement.generation if placement is not None else None,
+        "downtime_ms": facts.get("downtime_ms", 0),
+        "bytes_copied": facts.get("bytes_copied", 0),
+        "passes": facts.get("passes", 0),
+        "action": action,
+    }
+    for warning in outcome.work.warnings if outcome.work is not None else ():
+        app.out.warn(warning)
+    if "put_aside" in facts:
+        app.out.warn(f"{outcome.target} had other files on {node}: kept there as .wsctl-kept/{facts['put_aside']}")
+    if app.out.is_json:
+        app.out.record(item)
+    else:
+        app.out.rows([item], tuple(Column(name) for name in item))

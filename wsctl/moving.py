@@ -1,0 +1,78 @@
+"""What a move of a user is made of, as values: the move, the copies it leaves, one pass of copying.
+
+Responsible for: these values, and when copying again is worth it. Not responsible for: which steps a move has
+(`planner.migrate`), nor for doing them. Below everything else: standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+SHORT_S = 1.0
+"""A pass that took no longer than this leaves a rest that takes no longer either: not worth another pass."""
+
+MOST_PASSES = 5
+SHRINKS = 0.7
+"""A pass that copied more than this share of what the one before it did shows that the user writes as fast as we do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A move that was begun: what is reserved on the target. `active`: memory and CPU are taken there, too (a stopped
+    user takes a place and a port only). There is no phase in it: what is left to do is seen from what is there."""
+
+    user: str
+    source: str
+    target: str
+    address: str
+    host_port: int
+    memory_bytes: int
+    cpus_milli: int
+    pids: int
+    active: bool
+
+
+class CopyState(StrEnum):
+    """What a copy of a user's files on a node is that isn't the one they work on."""
+
+    INCOMING = "incoming"
+    """Being made by a move, beside the workspaces; never had anybody working on it."""
+    LEAVING = "leaving"
+    """What a move has just left, still in its old place."""
+    KEPT = "kept"
+    """The same, put aside until its time is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCopy:
+    """A copy on a node; `number` tells those of a user apart, also of one who was removed and came again. `expired`:
+    its time is over."""
+
+    user: str
+    node: str
+    number: int
+    state: CopyState
+    expired: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its folder among the kept copies of the node."""
+        return f"{self.user}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass of copying: the bytes of files that had changed, and how long it took."""
+
+    bytes: int
+    seconds: float
+
+
+def another_pass(passes: Sequence[Pass]) -> bool:
+    """Whether to copy once more while the user works: the rest is neither small yet, nor did it stop shrinking."""
+    last = passes[-1]
+    if last.bytes == 0 or last.seconds <= SHORT_S or len(passes) >= MOST_PASSES:
+        return False
+    return len(passes) == 1 or last.bytes <= SHRINKS * passes[-2].bytes
