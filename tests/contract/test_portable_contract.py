@@ -12,9 +12,10 @@ from backends import PASSWORD
 from places import Place
 
 from wsctl.errors import PlanChanged, Refused
-from wsctl.model import Capacity, NetworkSample, NodeState, Placement, PlacementState, Resources
+from wsctl.model import Capacity, NodeState, Placement, PlacementState, Resources
 from wsctl.ports import Reservation
 from wsctl.records import Actor, AuditEntry, AuditKind
+from wsctl.signals import NetworkSample
 from wsctl.statefile import StateFile, write
 from wsctl.store.store import SqlStore
 

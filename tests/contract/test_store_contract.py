@@ -223,13 +223,13 @@ def test_homes_outlive_placements(store: SqlStore) -> None:
     assert store.homes() == {}
     assert store.release("alice", 1, keep_home=True)
     assert store.homes() == {"alice": "n1"}
-    placed(store.reserve(want(node="n2")))
-    assert store.release("alice", 1, keep_home=None)
+    assert placed(store.reserve(want(node="n2"))).generation == 2, "no generation is used twice"
+    assert store.release("alice", 2, keep_home=None)
     assert store.homes() == {"alice": "n1"}
     placed(store.reserve(want(node="n2")))
-    assert store.release("alice", 1, keep_home=True)
+    assert store.release("alice", 3, keep_home=True)
     assert store.homes() == {"alice": "n2"}
-    assert store.release("alice", 1, keep_home=True)  # gone already: nothing is known about where it was
+    assert store.release("alice", 3, keep_home=True)  # gone already: nothing is known about where it was
     assert store.homes() == {"alice": "n2"}
     assert store.release("alice", 0, keep_home=False)
     assert store.homes() == {}
@@ -528,9 +528,10 @@ def test_recount_among_writers(store: SqlStore) -> None:
     def writer(number: int) -> None:
         for turn in range(10):
             made = store.reserve(want(f"u{number}", port=20000 + number))
-            store.settle(f"u{number}", 1, S.STOPPED)
-            if turn < 9 and isinstance(made, Placement):
-                store.release(f"u{number}", 1, keep_home=None)
+            assert isinstance(made, Placement)
+            store.settle(f"u{number}", made.generation, S.STOPPED)
+            if turn < 9:
+                store.release(f"u{number}", made.generation, keep_home=None)
 
     with ThreadPoolExecutor(8) as pool:
         jobs = [pool.submit(writer, number) for number in range(4)]

@@ -177,7 +177,7 @@ def test_idle_workspaces_are_stopped_and_active_ones_kept(site: Site) -> None:
     assert {user: done[user]["verdict"] for user in done} == {idle: "stopped", touched: "kept", busy: "kept"}
     assert "touch" in done[touched]["reason"]
     assert "network" in done[busy]["reason"]
-    assert {signal["source"] for signal in done[idle]["signals"]} == {"start", "network"}
+    assert {signal["source"] for signal in done[idle]["signals"]} == {"start", "network", "cpu"}
     assert site.json("show", idle)["state"] == "stopped"
     back = site.json("place", idle)
     assert (back["action"], back["node"], back["host_port"]) == (

@@ -86,8 +86,9 @@ class PortableRows(ClusterRows):
 
         def work(session: Session) -> dict[str, int]:
             counts, identity = self._seen(session, self._dialect.locked)
-            if replaces is None and any(counts.values()):
-                raise Refused(f"the cluster {self._cluster} isn't empty: {_listed(counts)}")
+            held = {**counts, "activity": counts["activity"] - self._since_when(session)}
+            if replaces is None and any(held.values()):
+                raise Refused(f"the cluster {self._cluster} isn't empty: {_listed(held)}")
             if replaces is not None and identity != replaces:
                 raise PlanChanged("the state changed while its copy was made; nothing was changed")
             old = self._old_generations(session)
@@ -97,6 +98,7 @@ class PortableRows(ClusterRows):
             self._count_routes(session, loading, routes)
             if self._count(session) != loading.counts:
                 raise PlanChanged("somebody else writes into this cluster; nothing was changed")
+            self._keep_retired(session, old)
             self._log.append(session, audit)
             return dict(loading.counts)
 
@@ -116,13 +118,17 @@ class PortableRows(ClusterRows):
         """The rows of a table in the order of its key, some at a time."""
         select = f"SELECT {table.names} FROM {table.name} WHERE cluster = ?"
         order = f" ORDER BY {', '.join(table.key)} LIMIT {_PAGE}"
-        first, *rest = table.key
-        behind = f" AND ({first} > ?" + (f" OR ({first} = ? AND {rest[0]} > ?))" if rest else ")")
+        # Behind the last row: the first columns of the key equal, the next one greater.
+        ways = [
+            " AND ".join([*(f"{same} = ?" for same in table.key[:n]), f"{more} > ?"])
+            for n, more in enumerate(table.key)
+        ]
+        behind = f" AND (({') OR ('.join(ways)}))"
         page = session.query(select + order, (self._cluster,))
         while page:
             yield from page
             last = page[-1][: len(table.key)]
-            params = (last[0], *last) if rest else last
+            params = [value for n in range(len(last)) for value in last[: n + 1]]
             page = session.query(select + behind + order, (self._cluster, *params)) if len(page) == _PAGE else []
 
     def _count(self, session: Session) -> dict[str, int]:
@@ -143,8 +149,28 @@ class PortableRows(ClusterRows):
     # writing
 
     def _old_generations(self, session: Session) -> dict[str, int]:
-        found = session.query("SELECT user, generation FROM placements WHERE cluster = ?", (self._cluster,))
-        return {str(user): int(generation) for user, generation in found}
+        found: dict[str, int] = {}
+        for table in ("placements", "retired"):
+            for user, generation in session.query(
+                f"SELECT user, generation FROM {table} WHERE cluster = ?", (self._cluster,)
+            ):
+                found[str(user)] = max(found.get(str(user), 0), int(generation))
+        return found
+
+    def _keep_retired(self, session: Session, old: Mapping[str, int]) -> None:
+        """See to it that users who aren't placed any more don't get a generation again that they have had."""
+        known: dict[str, int] = dict(
+            session.query("SELECT user, generation FROM retired WHERE cluster = ?", (self._cluster,))
+        )
+        retire = self._dialect.upsert("retired", ["cluster", "user"], ["generation"])
+        for user, generation in old.items():
+            if int(known.get(user, 0)) < generation:
+                session.execute(retire, (self._cluster, user, generation))
+
+    def _since_when(self, session: Session) -> int:
+        """1 if there is the row that says since when there is activity at all: nobody's, so not something to lose."""
+        sql = "SELECT COUNT(*) FROM activity WHERE cluster = ? AND user = ''"
+        return int(session.query(sql, (self._cluster,))[0][0])
 
     def _route_changes(self, session: Session) -> int:
         sql = "SELECT COALESCE(SUM(route_changes), 0) FROM node_usage WHERE cluster = ?"
