@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from tests.commands.conftest import INVENTORY, Desk
 from wsctl.commands.place import LIST_LIMIT_BYTES
 from wsctl.errors import EngineError, ImageMissing, NotReady
 from wsctl.model import Strategy
+from wsctl.ports import ContainerSpec
 
 PLACEMENT = {
     "user", "node", "address", "host_port", "container", "state", "generation", "last_active_at", "url_path",
@@ -375,3 +379,32 @@ def test_words_of_nginx_are_users_like_any_other(desk: Desk, user: str) -> None:
 def test_a_refusing_node_is_passed_over_quietly(desk: Desk) -> None:
     desk.fleet["n1"].fail("create", EngineError("n1", "no space left on device"))
     assert desk.ok("place", "alice", "-o", "json").json["node"] != "n1"
+
+
+@pytest.mark.parametrize(("limit", "most"), [("1", 1), ("2", 2), ("null", 6)])
+def test_no_more_than_so_many_start_on_a_node_at_once(desk: Desk, limit: str, most: int) -> None:
+    """From before the container is made until it answers; without a limit all six are at it."""
+    desk.inventory(INVENTORY.replace("defaults:\n", f"defaults:\n  max_concurrent_starts: {limit}\n"))
+    engine, now, seen, lock = desk.fleet["n1"], [0], [0], threading.Lock()
+    create, ready = engine.create, engine.await_ready
+
+    def slow_create(spec: ContainerSpec) -> str:
+        with lock:
+            now[0] += 1
+            seen[0] = max(seen[0], now[0])
+        time.sleep(0.1)
+        return create(spec)
+
+    def slow_ready(*arguments: Any) -> int:
+        answer = ready(*arguments)
+        with lock:
+            now[0] -= 1
+        return answer
+
+    engine.create, engine.await_ready = slow_create, slow_ready  # type: ignore[method-assign]
+    users = [f"user{number}" for number in range(6)]
+    for name in ("n2", "n3"):
+        desk.ok("node", "cordon", name)
+    desk.ok("place", *users, "--parallel", "6")
+    assert seen[0] == most
+    assert {one["state"] for one in desk.ok("ls", "-o", "json").items} == {"running"}
