@@ -140,10 +140,11 @@ def kept_and_stopped(verdicts: list[dict[str, str]]) -> tuple[set[str], set[str]
 def bring_back(stage: Stage, before: dict[str, str]) -> None:
     """From stopped to running, with the file as it was."""
     stage.chapter(
-        "Bringing one back", "Stopped users keep their node, their port and their files. The map leaves them out."
+        "Bringing one back",
+        "Stopped users keep their node, their port and their files. The gateway says that they are stopped.",
     )
     stage.put_live()
-    stage.fetch("/ws/ben/notes.txt", 404)
+    stage.fetch("/ws/ben/notes.txt", 503)
     after = stage.table("place", "ben")[0]
     check((after["STATE"], after["ACTION"]) == ("running", "started"), "ben isn't running again")
     check([after[key] for key in ("NODE", "PORT")] == [before[key] for key in ("NODE", "PORT")], "ben moved")
