@@ -97,7 +97,7 @@ class Site:
             "leases": leases,
             "engines": lambda name: Proxy(name, self.fleet(name), wire, CALLS),
             "clock": self.clock,
-            "files": Proxy("files", self.files, wire, FILES),
+            "files": lambda: Proxy("files", self.files, wire, FILES),
             "actor": Actor("tests", process="here:1"),
             "lease_wait_s": 0.0,
         }

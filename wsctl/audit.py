@@ -1,18 +1,20 @@
 """What an operation leaves in the audit table: who, what, the plan, before and after, the outcome.
 
 Responsible for: the entries of one work on one target, and placements as JSON-able values and back. Not responsible
-for: when an entry is written (`executor`: with the first effect, and with the last), nor for storing it (`store`).
+for: when the entries of a workflow are written (`executor`: with the first effect, and with the last), nor for storing
+them (`store`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from wsctl.errors import WsctlError
+from wsctl.errors import BackendError, WsctlError
 from wsctl.model import Placement, PlacementState, Resources
 from wsctl.plan import Work
 from wsctl.records import Actor, AuditEntry, AuditKind
@@ -56,6 +58,25 @@ class Trail:
     def failed(self, error: WsctlError, after: Placement | None) -> AuditEntry:
         """It ended with an error; `after` is the placement as far as it is known."""
         return self._entry(AuditKind.FAILED, after=placement_values(after), detail=f"{error.code}: {error.message}")
+
+    @contextmanager
+    def recorded(
+        self, append: Callable[[Sequence[AuditEntry]], None], *, plan: str = "", after: Placement | None = None
+    ) -> Iterator[list[str]]:
+        """The intent before the block, how it ended after it; the block may add words to what was done.
+
+        Raises what `append` raises: who can't write the intent doesn't get into the block. A failure of the block comes
+        through even if it can't be recorded any more; the intent without an outcome tells of it then.
+        """
+        words: list[str] = []
+        append([replace(self.intent(), plan=plan)])
+        try:
+            yield words
+        except WsctlError as error:
+            with suppress(BackendError):
+                append([self.failed(error, after)])
+            raise
+        append([replace(self.done(after), detail="; ".join(words))])
 
     def _entry(
         self, kind: AuditKind, *, plan: str = "", after: Mapping[str, object] | None = None, detail: str = ""

@@ -16,22 +16,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from wsctl.folders import Folders
-from wsctl.frontends import Gateway
 from wsctl.model import Node
-from wsctl.ports import Clock, Commands, Engine, Leases, NodeFiles
-from wsctl.records import Actor
-from wsctl.routes import GatewayHost
 
 START_WAIT_S = 600.0
 """How long a start is queued: a thousand logins at once on a few nodes take minutes, and each is right to wait."""
 
 if TYPE_CHECKING:
     from wsctl.coordination.gate import StartGate
+    from wsctl.folders import Folders
+    from wsctl.frontends import Gateway
     from wsctl.inventory import Inventory
     from wsctl.movework import Told
     from wsctl.output import Output
+    from wsctl.ports import Clock, Commands, Engine, Leases, NodeFiles
+    from wsctl.records import Actor
     from wsctl.requests import Request
+    from wsctl.routes import GatewayHost
     from wsctl.store.store import SqlStore
     from wsctl.transport import HostKey
     from wsctl.workflow import World
@@ -267,7 +267,7 @@ class App:
             clock=self.wiring.clock,
             actor=self.actor,
             starting=self.starting,
-            files=self.fleet.files,
+            files=lambda: self.fleet.files,
             told=told or _untold,
             warm=self.fleet.warm,
             parallel=parallel,

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from wsctl import archive
-from wsctl.audit import Auditor, Trail
-from wsctl.errors import BackendError, NodeError, NotFound, Refused, StaleGeneration, WsctlError
+from wsctl.audit import Auditor
+from wsctl.errors import NodeError, NotFound, Refused, StaleGeneration
 from wsctl.folders import Folders
 from wsctl.model import Placement, PlacementState, container_name
 from wsctl.newfile import replacing
 from wsctl.plan import Work
 from wsctl.ports import Engine
-from wsctl.records import AuditEntry
 from wsctl.workflow import World
 
 INODE_BYTES = 4096
@@ -88,7 +87,7 @@ class Exchange:
             folders, engine = self._folders(found.node), world.engines(found.node)
             trail = self._auditor.trail(Work(user, "exported"), found.placement)
             work = f"the files of {user} on {found.node} to {path}" + (", live" if live else "")
-            with self._recorded(trail, work, found.placement) as done:
+            with trail.recorded(self._world.store.append_audit, plan=work, after=found.placement) as done:
                 held.check()
                 with frozen(engine, user, wanted=found.placement is not None and not live) as was_running:
                     head = self._head(user, found, live=live and was_running)
@@ -149,7 +148,10 @@ class Exchange:
             trail = self._auditor.trail(Work(user, "imported"), placement)
             token = trail.operation[:12]
             work = f"{summary.members} files, {summary.size} bytes to {node}, sha256 {summary.sha256}"
-            with self._recorded(trail, work, placement) as done, self._discarded(folders, user, token):
+            with (
+                trail.recorded(world.store.append_audit, plan=work, after=placement) as done,
+                self._discarded(folders, user, token),
+            ):
                 self._upload(folders, user, token, source, summary)
                 held.check()
                 self._settle(user, placement, node)
@@ -201,23 +203,6 @@ class Exchange:
             with contextlib.suppress(NodeError):
                 folders.discard(user, token)
             raise
-
-    @contextlib.contextmanager
-    def _recorded(self, trail: Trail, plan: str, after: Placement | None) -> Iterator[list[str]]:
-        """The intent before, the outcome after; the block adds words to what was done."""
-        store, words = self._world.store, list[str]()
-
-        def append(entry: AuditEntry) -> None:
-            store.append_audit([entry])
-
-        append(replace(trail.intent(), plan=plan))
-        try:
-            yield words
-        except WsctlError as error:
-            with contextlib.suppress(BackendError):
-                append(trail.failed(error, after))
-            raise
-        append(replace(trail.done(after), detail="; ".join(words)))
 
 
 @contextlib.contextmanager

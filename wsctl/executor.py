@@ -30,7 +30,7 @@ from wsctl.model import (
     container_name,
     quarantine_name,
 )
-from wsctl.movework import Hands, MoveWork, Told
+from wsctl.movework import Hands, MoveWork, Told, no_files
 from wsctl.moving import Move
 from wsctl.plan import (
     AwaitReady,
@@ -88,7 +88,7 @@ class Executor:
     auditor: Auditor
     check: Callable[[], None] = lambda: None
     starting: Starting = at_once
-    files: NodeFiles | None = None
+    files: Callable[[], NodeFiles] = no_files
     told: Told = lambda user, number, size, share: None
     facts: dict[str, Mapping[str, object]] = field(default_factory=dict)
 

@@ -44,6 +44,11 @@ def reserve_step(decision: Decision) -> Reserve | BeginMove | None:
     return next((step for step in steps if isinstance(step, (Reserve, BeginMove))), None)
 
 
+def has_taken(step: Reserve | BeginMove, now: Placement | None) -> bool:
+    """Whether the room and the port of the step are counted in a view that has the user's placement `now`."""
+    return now is not None and (isinstance(step, Reserve) or now.generation > step.generation)
+
+
 def nodes_of(decision: Decision) -> list[str]:
     """The nodes that the decision depends on, besides the user's own: where they would go, or where copies are."""
     if decision.work is None:

@@ -32,18 +32,24 @@ from wsctl.ports import Clock, NodeFiles, Store
 Told = Callable[[str, int, int, float], None]
 """Called while a pass goes on: user, number of the pass, bytes so far, share of the pass that is done (0 to 1)."""
 
+
+def no_files() -> NodeFiles:
+    """For a world without nodes, as in tests of marks and counters."""
+    raise AssertionError("a step about files came where no files can be reached")
+
+
 FINAL_TRIES = 3
 """Something else on the source may delete a file under the last pass; not every time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hands:
-    """What moves work with; `files` is None where none can be (a world of tests without nodes)."""
+    """What moves work with. `files` is called when files are first touched: most commands never do."""
 
     nodes: Mapping[str, Node]
     store: Store
     clock: Clock
-    files: NodeFiles | None
+    files: Callable[[], NodeFiles]
     told: Told = lambda user, number, size, share: None
 
 
@@ -165,6 +171,4 @@ class MoveWork:
 
     @property
     def _files(self) -> NodeFiles:
-        if self.hands.files is None:
-            raise AssertionError("a step about files came where no files can be reached")
-        return self.hands.files
+        return self.hands.files()

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, readable for their owner alone.
+"""Files that are there as a whole or not at all.
 
 Responsible for: writing beside, durably, and taking the place in one step. Not responsible for: what is written.
 """
@@ -14,23 +14,33 @@ from typing import IO
 
 from wsctl.errors import Refused
 
+PRIVATE = 0o600
+PUBLIC = 0o644
+
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that becomes `path` in one step, durably, when the block ends well; else nothing is left of it."""
+def replacing(path: Path, mode: int = PRIVATE) -> Iterator[IO[bytes]]:
+    """A new file that becomes `path` in one step, durably, when the block ends well; else nothing is left of it.
+
+    A reader sees the old file or the new one, never a part. Raises `Refused` naming what is in the way.
+    """
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        raise _in_the_way(path, error) from error
+        raise _in_the_way(path, "write", error) from error
     try:
         with os.fdopen(handle, "wb") as file:
             try:
                 yield file
                 file.flush()
+                os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
             except OSError as error:
-                raise _in_the_way(path, error) from error
-        os.replace(name, path)
+                raise _in_the_way(path, "write", error) from error
+        try:
+            os.replace(name, path)
+        except OSError as error:
+            raise _in_the_way(path, "write", error) from error
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -41,8 +51,28 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         os.close(folder)
 
 
-def _in_the_way(path: Path, error: OSError) -> Refused:
+def current(path: Path) -> bytes | None:
+    """What is at `path` now; None: nothing. Raises `Refused` when that can't be found out."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _in_the_way(path, "read", error) from error
+
+
+def replace_file(path: Path, text: str, mode: int = PUBLIC) -> bool:
+    """Put `text` at `path` as `replacing` does. False: it was there already. Raises `Refused`."""
+    data = text.encode("utf-8")
+    if current(path) == data:
+        return False
+    with replacing(path, mode) as file:
+        file.write(data)
+    return True
+
+
+def _in_the_way(path: Path, doing: str, error: OSError) -> Refused:
     return Refused(
-        f"cannot write {path}: {error.strerror or error}; nothing was written",
+        f"cannot {doing} {path}: {error.strerror or error}; what was there is untouched",
         hint=f"check the folder {path.parent}, its permissions and its free space",
     )

@@ -1,7 +1,7 @@
-"""Files for Nginx: checking a route map with the real `nginx -t`, and putting it in place atomically.
+"""Checking a route map with the real `nginx -t`.
 
-Responsible for: the throw-away configuration that a check runs in, and for never leaving half a file. Not responsible
-for: the texts (`routes`), nor for reloading a running Nginx.
+Responsible for: the throw-away configuration that a check runs in. Not responsible for: the texts (`routes`), writing
+them (`newfile`), nor for reloading a running Nginx.
 """
 
 from __future__ import annotations
@@ -78,51 +78,4 @@ def _configuration(base: Path) -> str:
         f"pid {base}/nginx.pid;\nerror_log {base}/error.log;\nevents {{}}\nhttp {{\n{temp}  access_log off;\n"
         f"  include {base}/map.conf;\n  server {{\n    listen unix:{base}/socket;\n    include {base}/snippet.conf;\n"
         "  }\n}\n"
-    )
-
-
-def current(path: Path) -> bytes | None:
-    """What is at `path` now; None: nothing. Raises `Refused` when that can't be found out."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _in_the_way(path, "read", error) from error
-
-
-def replace_file(path: Path, text: str, mode: int = 0o644) -> bool:
-    """Put `text` at `path` in one step, with `mode`, durable when the call returns. False: it was there already.
-
-    A reader sees the old file or the new one, never a part. Raises `Refused` naming what is in the way.
-    """
-    data = text.encode("utf-8")
-    try:
-        if path.is_file() and path.read_bytes() == data:
-            return False
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise _in_the_way(path, "write", error) from error
-    return True
-
-
-def _in_the_way(path: Path, doing: str, error: OSError) -> Refused:
-    return Refused(
-        f"cannot {doing} {path}: {error.strerror or error}; what was there is untouched",
-        hint=f"check the folder {path.parent} and its permissions",
     )

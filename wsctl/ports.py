@@ -256,7 +256,7 @@ class Store(MoveStore, Protocol):
     def drop_notes(self, topic: str, subjects: Collection[str]) -> None:
         """Forget what is remembered about the subjects."""
 
-    def recount(self, node: str) -> bool:
+    def recount(self, node: str, *, audit: Sequence[AuditEntry] = ()) -> bool:
         """Set what is taken on the node to what its placements add up to; False if it was right already."""
 
     def append_audit(self, entries: Sequence[AuditEntry]) -> None:

@@ -1,7 +1,7 @@
 """The route map that a gateway reads, compared with the placements, and written again when it differs.
 
 Responsible for: whether a map file says what the placements say, and for replacing it after `nginx -t` accepted the new
-one. Not responsible for: the text (`routes`), the check and the write (`nginx`), nor for reloading Nginx.
+one. Not responsible for: the text (`routes`), the check (`nginx`), the write (`newfile`), nor for reloading Nginx.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from wsctl import nginx
 from wsctl.errors import BackendError
+from wsctl.newfile import current, replace_file
 from wsctl.planner import Difference, Kind
 from wsctl.ports import Store
 from wsctl.routes import GatewaySettings, Route, is_intact, parse_header, render_map, routes_of, states_of
@@ -35,17 +36,17 @@ class PublishedMap:
 
     def differences(self, store: Store) -> list[Difference]:
         """`stale-route`, or nothing: a map that only has an older generation number says the same."""
-        there = nginx.current(self.path)
+        there = current(self.path)
         detail = self._what_is_wrong(there, self._text(store, there))
         if detail is None:
             return []
         return [Difference(Kind.STALE_ROUTE, None, None, f"{self.path}: {detail}", "written anew; then reload Nginx")]
 
     def write(self, store: Store) -> None:
-        """Write the map of the present placements. Raises what `nginx.check` and `nginx.replace_file` raise."""
-        text = self._text(store, nginx.current(self.path))
+        """Write the map of the present placements. Raises what `nginx.check` and `newfile.replace_file` raise."""
+        text = self._text(store, current(self.path))
         nginx.check(text, render_snippet(self.settings))
-        nginx.replace_file(self.path, text)
+        replace_file(self.path, text)
 
     @staticmethod
     def _what_is_wrong(there: bytes | None, wanted: str) -> str | None:

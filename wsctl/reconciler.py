@@ -154,10 +154,9 @@ class Reconciler:
 
     def _recount(self, difference: Difference) -> Repair | None:
         world, node = self._world, difference.node or ""
-        if not world.store.recount(node):
-            return None
         trail = Auditor("reconcile", world.actor, self._request_id).trail(Work(node, "recounted"), None)
-        world.store.append_audit([trail.intent(), trail.done(None)])
+        if not world.store.recount(node, audit=[trail.intent(), trail.done(None)]):
+            return None
         return Repair(difference, repaired=True)
 
     def _publish(self, published: PublishedMap) -> Repair | None:

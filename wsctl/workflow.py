@@ -27,10 +27,10 @@ from wsctl.errors import (
     WsctlError,
 )
 from wsctl.executor import Executor, Ran, Starting, at_once
-from wsctl.foresight import as_planned, is_anothers, nodes_of, plan_of, reserve_step, same_plan
+from wsctl.foresight import as_planned, has_taken, is_anothers, nodes_of, plan_of, reserve_step, same_plan
 from wsctl.knowledge import Knowledge, is_unasked
 from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceSpec
-from wsctl.movework import Told
+from wsctl.movework import Told, no_files
 from wsctl.plan import BeginMove, Plan, Reserve, StartContainer, Work
 from wsctl.planner import Decision, plan_undo
 from wsctl.ports import Clock, EngineFactory, Leases, NodeFiles, Store
@@ -58,7 +58,7 @@ class World:
     clock: Clock
     actor: Actor
     starting: Starting = at_once
-    files: NodeFiles | None = None
+    files: Callable[[], NodeFiles] = no_files
     told: Told = lambda user, number, size, share: None
     warm: Callable[[Iterable[str]], None] = lambda names: None
     parallel: int = 8
@@ -258,7 +258,7 @@ class Workflow:
         """The view with the ports and the room that the others of this batch are about to take: who has to choose anew
         would otherwise choose one of theirs, and set off a chain of lost races."""
         for other, step in list(self._planned.items()):
-            if other != target and other not in view.placements and step.node in view.nodes:
+            if other != target and not has_taken(step, view.placements.get(other)) and step.node in view.nodes:
                 view = with_placement(view, other, step.node, step.port, step.resources)
         return view
 

@@ -19,6 +19,7 @@ from wsctl.errors import SchemaError, WsctlError
 from wsctl.model import Capacity, NodeState, Placement, PlacementState, Resources, Usage
 from wsctl.moving import Move
 from wsctl.ports import Conflict, Reservation
+from wsctl.records import Actor, AuditEntry, AuditKind
 from wsctl.signals import NetworkSample
 from wsctl.store import migrations, schema_status, upgrade
 from wsctl.store.store import SqlStore
@@ -507,6 +508,16 @@ def test_recount_mends_counters(store: SqlStore, place: Place) -> None:
         assert store.usage() == right
         assert not store.recount("n1")
     assert store.last_ports() == {"n1": 20002}
+
+
+def test_a_recount_is_on_record_only_if_it_changed_something(store: SqlStore, place: Place) -> None:
+    entry = AuditEntry(AuditKind.DONE, "reconcile", "n1", Actor("anna", process="h:1"), "o1", "recounted")
+    placed(store.reserve(want()))
+    assert not store.recount("n1", audit=[entry])
+    assert store.audit() == []
+    place.sql("UPDATE node_usage SET workspaces = 3")
+    assert store.recount("n1", audit=[entry])
+    assert [row.entry.action for row in store.audit()] == ["recounted"]
 
 
 def test_recount_of_nodes_without_a_row(store: SqlStore, place: Place) -> None:

@@ -96,7 +96,7 @@ def _export(app: App, rows: Sequence[AuditRow], file: str) -> None:
     if file == "-":
         app.out.text(text)
         return
-    from wsctl.nginx import replace_file
+    from wsctl.newfile import replace_file
 
     if os.path.isdir(file):
         raise UsageError(f"--export {file} is a folder", hint=f"--export {Path(file) / 'audit.jsonl'}")

@@ -1,7 +1,7 @@
 """`wsctl render-gateway`: the Nginx route map and its snippet, written to a file or put live on the gateways.
 
 Responsible for: its options and what goes together, and how results and differences are shown. Not responsible for: the
-texts (`routes`), checking and writing files (`nginx`), putting live (`gateway`).
+texts (`routes`), checking and writing them (`nginx`, `newfile`), putting live (`gateway`).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _render(app: App, out: str | None, *, snippet: bool, check: bool, dry_run: b
 
 
 def _write(path: Path, text: str, *, dry_run: bool) -> str:
-    from wsctl.nginx import current, replace_file
+    from wsctl.newfile import current, replace_file
 
     if os.path.isdir(path):
         raise UsageError(f"--out {path} is a folder", hint=f"--out {path / 'wsctl-map.conf'}")
@@ -176,7 +176,7 @@ def _diff(app: App, path: Path | None) -> None:
 def _live_texts(app: App, path: Path | None) -> tuple[dict[str, str | None], list[tuple[str, WsctlError]]]:
     """The map at `path`, or on each gateway (None: there is none), and who couldn't be read."""
     from wsctl.commands.applying import need_hosts
-    from wsctl.nginx import current
+    from wsctl.newfile import current
     from wsctl.transport.fanout import run as fan_out
 
     if path is not None:

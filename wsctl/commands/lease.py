@@ -77,12 +77,9 @@ def _break(app: App, name: str, request_id: str | None, *, yes: bool) -> dict[st
     lease = _held(app, name)
     app.out.confirm(f"Take {name} away from {lease.holder} ({lease.command})?", yes=yes)
     trail = Auditor("lease break", app.actor, request_id).trail(Work(name, "broken"), None)
-    app.store.append_audit([trail.intent()])
-    if not app.leases.break_lease(name):
-        gone = NotFound(f"the lease {name} was given back meanwhile", hint="wsctl lease ls")
-        app.store.append_audit([trail.failed(gone, None)])
-        raise gone
-    app.store.append_audit([trail.done(None)])
+    with trail.recorded(app.store.append_audit):
+        if not app.leases.break_lease(name):
+            raise NotFound(f"the lease {name} was given back meanwhile", hint="wsctl lease ls")
     return {"name": name, "holder": lease.holder, "action": "broken"}
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from wsctl.context import App
 from wsctl.errors import PartialFailure, WsctlError
 from wsctl.model import Activity, Placement
 from wsctl.output import Column, ago
-from wsctl.plan import Plan
-from wsctl.workflow import Outcome
+
+if TYPE_CHECKING:
+    from wsctl.workflow import Outcome
 
 PLACEMENT_COLUMNS = (
     Column("user"),
@@ -81,6 +83,8 @@ def raise_if_failed(failed: Sequence[Outcome], total: int) -> None:
 
 def show_dry_run(app: App, outcomes: Sequence[Outcome], *, explain: bool = False, many: bool = False) -> None:
     """The plan of a dry run, and the errors that doing it would meet, as if it had been done."""
+    from wsctl.plan import Plan
+
     works = tuple(outcome.work for outcome in outcomes if outcome.work is not None)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if failed and len(outcomes) == 1 and not many:

@@ -68,20 +68,21 @@ def install(
     Example:
       wsctl systemd install --user wsctl
     """
+    from wsctl.newfile import current, replace_file
     from wsctl.output import Column
 
     who, inventory = _user(user), _inventory(app)
     texts = {name: text for job in _jobs(jobs) for name, text in units(job, _command(), inventory, who).items()}
     items: list[dict[str, object]] = []
     for name, text in texts.items():
-        present = _read(folder / name)
-        if present is not None and not present.startswith(MADE_BY):
+        present = current(folder / name)
+        if present is not None and not present.startswith(MADE_BY.encode()):
             raise Refused(f"{folder / name} wasn't made by wsctl; nothing was written", hint="remove or rename it")
-        action = "unchanged" if present == text else "would-write" if dry_run else "written"
+        action = "unchanged" if present == text.encode() else "would-write" if dry_run else "written"
         items.append({"unit": name, "file": str(folder / name), "action": action})
     for item in items:
         if item["action"] == "written":
-            _write(folder / str(item["unit"]), texts[str(item["unit"])])
+            replace_file(folder / str(item["unit"]), texts[str(item["unit"])])
     app.out.rows(items, (Column("unit"), Column("file"), Column("action")))
     timers = " ".join(name for name in texts if name.endswith(".timer"))
     app.out.hint(f"systemctl daemon-reload && systemctl enable --now {timers}")
@@ -113,23 +114,3 @@ def _command() -> list[str]:
     """How wsctl is started: as it was now if that was by a program of its own, else by this Python."""
     program = shutil.which(sys.argv[0]) if os.path.basename(sys.argv[0]) == "wsctl" else None
     return [os.path.abspath(program)] if program else [os.path.abspath(sys.executable), "-m", "wsctl"]
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.new")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.chmod(0o644)
-        draft.replace(path)
-    except OSError as error:
-        hint = "run it as root, or write elsewhere with --dir"
-        raise Refused(f"cannot write {path}: {error.strerror or error}", hint=hint) from error

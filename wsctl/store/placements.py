@@ -5,9 +5,9 @@ for: connections and retries (`sqlite`, `mysql`), nor for deciding anything.
 
 How it stays right:
 
-- A placement changes only by an UPDATE that names the generation *and* the state it was read with (and the node:
-  whoever comes again begins at the first generation). Zero rows means that somebody was faster: if the generation
-  moved the caller hears of it, if only the state did it is tried again.
+- A placement changes only by an UPDATE that names the generation *and* the state it was read with. Zero rows
+  means that somebody was faster: if the generation moved the caller hears of it, if only the state did it is tried
+  again. No generation of a user is ever used twice, not even after `release` (see the table `retired`).
 - Capacity is taken by a conditional UPDATE of the node's row *before* the placement is inserted: the row's lock puts
   all writers of a node in one queue, so they can't deadlock and can't count the same room twice.
 - Uniqueness is the schema's. There is no upsert here: on MySQL it would rewrite the row of whoever has the port.
@@ -26,7 +26,7 @@ from wsctl.records import AuditEntry
 from wsctl.store import rows
 from wsctl.store.base import ATTEMPTS, ClusterRows, always_raced
 from wsctl.store.counters import COUNTERS, SET_COUNTERS, Change, Shift, room, taken
-from wsctl.store.database import Duplicate, Raced, Session
+from wsctl.store.database import Duplicate, Raced, Row, Session
 
 T = TypeVar("T")
 
@@ -58,14 +58,10 @@ class PlacementRows(ClusterRows):
     # reading
 
     def placements(self) -> list[Placement]:
-        sql = f"SELECT {rows.PLACEMENT_COLUMNS} FROM placements WHERE cluster = ? ORDER BY user"
-        found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
-        return [rows.placement(row, self._dialect.decode_time) for row in found]
+        return [rows.placement(row, self._dialect.decode_time) for row in self._placement_rows()]
 
     def placements_and_damage(self) -> tuple[list[Placement], list[DamagedPlacement]]:
-        sql = f"SELECT {rows.PLACEMENT_COLUMNS} FROM placements WHERE cluster = ? ORDER BY user"
-        found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
-        read = [rows.placement_or_damage(row, self._dialect.decode_time) for row in found]
+        read = [rows.placement_or_damage(row, self._dialect.decode_time) for row in self._placement_rows()]
         good = [row for row in read if isinstance(row, Placement)]
         return good, [row for row in read if isinstance(row, DamagedPlacement)]
 
@@ -203,7 +199,7 @@ class PlacementRows(ClusterRows):
 
         return self._write(work)
 
-    def recount(self, node: str) -> bool:
+    def recount(self, node: str, *, audit: Sequence[AuditEntry] = ()) -> bool:
         held = "CASE WHEN state <> ? THEN {} ELSE 0 END"  # by all but the stopped: see `PlacementState`
         sums = ", ".join(f"COALESCE(SUM({held.format(what)}), 0)" for what in ("1", "memory_bytes", "cpus_milli"))
         count = f"SELECT COUNT(*), {sums} FROM placements WHERE cluster = ? AND node = ?"
@@ -223,11 +219,17 @@ class PlacementRows(ClusterRows):
                 raise _NoNodeRow(node)
             if not row or [int(value) for value in row[0]] == right:
                 return False
-            return session.execute(correct, (*right, *key)) > 0
+            session.execute(correct, (*right, *key))
+            self._log.append(session, audit)
+            return True
 
         return self._write(work)
 
     # how
+
+    def _placement_rows(self) -> list[Row]:
+        sql = f"SELECT {rows.PLACEMENT_COLUMNS} FROM placements WHERE cluster = ? ORDER BY user"
+        return self._database.read(lambda session: session.query(sql, (self._cluster,)))
 
     def _change(
         self,
