@@ -17,6 +17,7 @@ NODE_PACKAGES = (
     "docker.io",
     "openssh-server",
     "rsync",
+    "restic",
     "busybox-static",
     "iptables",
     "iproute2",
@@ -40,7 +41,11 @@ def ensure(services: bool, say: Callable[[str], None]) -> None:
     """Install what is missing, saying so first."""
     if shutil.which("dpkg-query") is None:
         raise LabError("the lab needs Debian or a relative of it: there is no dpkg-query here")
-    wanted = NODE_PACKAGES + (SERVICE_PACKAGES if services else ())
+    ensure_some(NODE_PACKAGES + (SERVICE_PACKAGES if services else ()), say)
+
+
+def ensure_some(wanted: tuple[str, ...], say: Callable[[str], None]) -> None:
+    """The same for packages by name."""
     absent = missing(wanted)
     if not absent:
         return

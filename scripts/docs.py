@@ -70,7 +70,8 @@ def cli_page() -> str:
     lines = {verb.name: [_option(option) for option in verb.options] for verb in every}
     shared = [line for line in lines[every[0].name] if all(line in others for others in lines.values())]
     parts = [INTRO, "| verb | |", "|---|---|"]
-    parts += [f"| [`{verb.name}`](#wsctl-{verb.name.replace(' ', '-')}) | {_cell(verb.summary)} |" for verb in every]
+    anchor = {verb.name: f"#wsctl-{verb.name.replace(' ', '-').lower()}" for verb in every}
+    parts += [f"| [`{verb.name}`]({anchor[verb.name]}) | {_cell(verb.summary)} |" for verb in every]
     parts += ["", "## Options of every verb", "", *_table("option", shared), ""]
     parts += ["`wsctl --version` prints the version, `wsctl --install-completion` completes verbs and options in your"]
     parts += ["shell, and `--help` (`-h`) works everywhere.", "", EPILOG, ""]

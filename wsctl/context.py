@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from wsctl.records import Actor
     from wsctl.requests import Request
     from wsctl.routes import GatewayHost
+    from wsctl.snapshots import Repository
     from wsctl.store.store import SqlStore
     from wsctl.transport import HostKey
     from wsctl.workflow import World
@@ -57,6 +58,9 @@ class Fleet(Protocol):
 
     def folders(self, name: str) -> Folders:
         """The users' folders of the node; see `folders.Folders`."""
+
+    def repository(self, name: str, environment: Mapping[str, str]) -> Repository:
+        """The repository of backups as the node reaches it; see `snapshots.Repository`."""
 
     @property
     def files(self) -> NodeFiles:
@@ -243,12 +247,36 @@ class App:
     @cached_property
     def state_password(self) -> str | None:
         """From WSCTL_STATE_PASSWORD, or the inventory's state_password_file."""
-        return _secret("WSCTL_STATE_PASSWORD", self.inventory.state.password_file, "state_password_file")
+        from wsctl.passwords import secret
+
+        return secret("WSCTL_STATE_PASSWORD", self.inventory.state.password_file, "state_password_file")
 
     @cached_property
     def coordination_password(self) -> str | None:
         """From WSCTL_REDIS_PASSWORD, or the inventory's coordination_password_file."""
-        return _secret("WSCTL_REDIS_PASSWORD", self.inventory.coordination_password_file, "coordination_password_file")
+        from wsctl.passwords import secret
+
+        return secret("WSCTL_REDIS_PASSWORD", self.inventory.coordination_password_file, "coordination_password_file")
+
+    @cached_property
+    def backup_environment(self) -> dict[str, str]:
+        """What restic on a node needs to know of the repository. Raises `InventoryError` if there is none, or if its
+        secrets can't be read."""
+        from wsctl.errors import InventoryError
+
+        settings = self.inventory.backup
+        if settings.repository is None:
+            raise InventoryError(
+                f"{self.inventory.path}: there is no backup.repository, so there are no backups",
+                hint="docs/guides/backup.md says what it may be",
+            )
+        from wsctl.passwords import repository_environment
+
+        return repository_environment(settings.repository, settings.password_file, settings.env_file)
+
+    def repository(self, node: str) -> Repository:
+        """The repository of backups as the node reaches it. Raises as `backup_environment`, and `NodeError`."""
+        return self.fleet.repository(node, self.backup_environment)
 
     def world(
         self, *, dry_run: bool = False, parallel: int = 8, wait_s: float = 10.0, told: Told | None = None
@@ -306,18 +334,3 @@ class App:
 
 def _untold(user: str, number: int, size: int, share: float) -> None:
     """Nobody looks at the progress of a copy."""
-
-
-def _secret(variable: str, file: str | None, key: str) -> str | None:
-    value = os.environ.get(variable)
-    if value is not None or file is None:
-        return value
-    from wsctl.errors import InventoryError
-
-    try:
-        return Path(file).expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InventoryError(
-            f"{key}: cannot read {file}: {getattr(error, 'strerror', None) or error}",
-            hint=f"chmod/chown it so that you can read it, or set {variable}",
-        ) from error

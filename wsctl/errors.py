@@ -21,6 +21,7 @@ original, so that nothing above them knows paramiko, docker, pymysql or redis.
     │   ├─ NodeUnreachable              no connection: the node's state is unknown
     │   │   └─ HostKeyError             unknown or changed host key, refused before authentication
     │   ├─ GatewayError                 a gateway's machine or its Nginx said no
+    │   ├─ RepositoryError              the repository of backups can't be used from there
     │   └─ EngineError                  the node's Docker Engine said no
     │       ├─ PortTaken                the port is in use on the node
     │       ├─ NameTaken                a container of that name exists
@@ -195,6 +196,24 @@ class FilesError(NodeError):
     """A node refused something about a user's files: copying, comparing, putting aside. It didn't happen as a whole."""
 
     code = "files"
+
+
+class RepositoryError(NodeError):
+    """The repository of backups can't be used from the node: its password, its place, or what it said."""
+
+    code = "repository"
+
+
+class RepositoryMissing(RepositoryError):
+    """There is no repository of backups where the node looks for it."""
+
+    code = "repository-missing"
+
+
+class RepositoryLocked(RepositoryError):
+    """Somebody else has the repository of backups for themselves, or left their lock there."""
+
+    code = "repository-locked"
 
 
 class ImageMissing(EngineError):

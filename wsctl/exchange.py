@@ -58,6 +58,18 @@ class Imported:
     kept: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """What takes the place of a user's files: `fill(token)` makes the upload of that name, of `members` files with
+    `size` bytes in all. `action` and `work` are what the audit table says."""
+
+    action: str
+    work: str
+    size: int
+    members: int
+    fill: Callable[[str], None]
+
+
 class Exchange:
     """Exports and imports on a world. `folders` gives a node's folders; `auditor` names verb, actor and request."""
 
@@ -116,14 +128,15 @@ class Exchange:
 
     # ---- import
 
-    def room(self, user: str, node: str, summary: archive.Summary) -> bool:
-        """Whether the user has files on the node. Raises `Refused` if the archive doesn't fit there beside them."""
+    def room(self, user: str, node: str, size: int, members: int) -> bool:
+        """Whether the user has files on the node. Raises `Refused` if so many bytes in so many files don't fit there
+        beside them."""
         facts = self._folders(node).facts(user)
-        needed = summary.size + (summary.members + 1) * INODE_BYTES
-        if needed > facts.free_bytes or summary.members >= facts.free_inodes:
+        needed = size + (members + 1) * INODE_BYTES
+        if needed > facts.free_bytes or members >= facts.free_inodes:
             raise Refused(
                 f"{node} has no room for it: {facts.free_bytes} bytes and {facts.free_inodes} inodes are free, "
-                f"{needed} and {summary.members} are needed",
+                f"{needed} and {members} are needed",
                 hint="make room, or name another node with --to",
             )
         return facts.exists
@@ -135,6 +148,16 @@ class Exchange:
         something and `over` is False, or if the user's files are elsewhere; `BackupDamaged` if the archive isn't the
         one that was checked. Nothing was replaced then.
         """
+        work = f"{summary.members} files, {summary.size} bytes to {node}, sha256 {summary.sha256}"
+
+        def fill(token: str) -> None:
+            self._upload(self._folders(node), user, token, source, summary)
+
+        kept = self.replace(user, node, Filling("imported", work, summary.size, summary.members, fill), over=over)
+        return Imported(node, summary, kept)
+
+    def replace(self, user: str, node: str, filling: Filling, *, over: bool) -> str | None:
+        """Put new files in the user's place on `node`; where what was there is now. Raises as `import_` does."""
         world = self._world
         with world.leases.acquire([f"user:{user}"], command=self._auditor.verb, wait_s=world.lease_wait_s) as held:
             found = self.find(user)
@@ -143,21 +166,20 @@ class Exchange:
                 raise Refused(f"the files of {user} are on {found.node} by now, not on {node}")
             self._must_not_run(user, placement, node)
             folders = self._folders(node)
-            if self.room(user, node, summary) and not over:
+            if self.room(user, node, filling.size, filling.members) and not over:
                 raise Refused(f"{user} has files on {node} by now")
-            trail = self._auditor.trail(Work(user, "imported"), placement)
+            trail = self._auditor.trail(Work(user, filling.action), placement)
             token = trail.operation[:12]
-            work = f"{summary.members} files, {summary.size} bytes to {node}, sha256 {summary.sha256}"
             with (
-                trail.recorded(world.store.append_audit, plan=work, after=placement) as done,
+                trail.recorded(world.store.append_audit, plan=filling.work, after=placement) as done,
                 self._discarded(folders, user, token),
             ):
-                self._upload(folders, user, token, source, summary)
+                filling.fill(token)
                 held.check()
                 self._settle(user, placement, node)
                 kept = folders.swap(user, token, f"{user}.{world.clock.now():%Y%m%dT%H%M%SZ}.{token}")
                 done.append(f"what was there: {kept}" if kept else "nothing was there")
-            return Imported(node, summary, kept)
+            return kept
 
     def _must_not_run(self, user: str, placement: Placement | None, node: str) -> None:
         container = self._world.engines(node).container(container_name(user))
@@ -186,11 +208,11 @@ class Exchange:
         if placement is None:
             # `place` goes there from now on, and a folder that isn't there yet is no harm.
             if not store.remember_home(user, node):
-                raise StaleGeneration(f"{user} was placed while the archive was read", hint=f"wsctl show {user}")
+                raise StaleGeneration(f"{user} was placed while their files were brought", hint=f"wsctl show {user}")
             return
         now = store.placement(user)
         if now is None or now.generation != placement.generation:
-            raise StaleGeneration(f"the placement of {user} moved while the archive was read")
+            raise StaleGeneration(f"the placement of {user} moved while their files were brought")
         self._must_not_run(user, now, node)
 
     @staticmethod

@@ -48,6 +48,15 @@ JOBS = {
             "1h",
             120,
         ),
+        Job(
+            "backup-run",
+            "take snapshots of users' files",
+            ("backup", "run", "--yes", "--quiet", "--output", "plain"),
+            "*-*-* 02:30",
+            "30 2 * * *",
+            "12h",
+            600,
+        ),
     )
 }
 

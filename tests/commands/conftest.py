@@ -19,11 +19,13 @@ from tests.builders import node as node_of
 from tests.fakes import FakeClock, FakeCommands, FakeEngine, FakeFleet
 from tests.filing import FakeFiles
 from tests.gateways import FakeGateways
+from tests.vaults import FakeVault
 from wsctl.cli import main
 from wsctl.context import SystemClock, Wiring
 from wsctl.folders import Folders
 from wsctl.model import Node
 from wsctl.ports import Clock
+from wsctl.snapshots import Repository
 from wsctl.store import lease_rows, open_store
 from wsctl.store.store import SqlStore
 from wsctl.transport.folders import ShellFolders
@@ -67,6 +69,7 @@ class Reached:
     closed: int = 0
     root: Path | None = None
     trees: FakeFiles = field(init=False)
+    vault: FakeVault | None = None
 
     def __post_init__(self) -> None:
         self.trees = FakeFiles(self.fleet, FakeClock())
@@ -81,6 +84,12 @@ class Reached:
             raise AssertionError("this test has no folders")
         node = replace(node_of(name), host_root=str(self.root / name))
         return ShellFolders(node, LocalLauncher(name, 10.0))
+
+    def repository(self, name: str, environment: Mapping[str, str]) -> Repository:
+        self.fleet(name)
+        if self.vault is None or self.root is None:
+            raise AssertionError("this test has no repository")
+        return self.vault.at(name, self.root / name)
 
     def engine(self, name: str) -> FakeEngine:
         return self.fleet(name)
@@ -265,7 +274,14 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def desk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """An empty cluster of n1, n2 and n3, with the inventory in the current folder."""
-    for name in ("WSCTL_INVENTORY", "WSCTL_STATE_PASSWORD", "WSCTL_REDIS_PASSWORD", "WSCTL_DEBUG", "SUDO_USER"):
+    for name in (
+        "WSCTL_INVENTORY",
+        "WSCTL_STATE_PASSWORD",
+        "WSCTL_REDIS_PASSWORD",
+        "WSCTL_BACKUP_PASSWORD",
+        "WSCTL_DEBUG",
+        "SUDO_USER",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(folder.parent / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder.parent / "home" / "config"))

@@ -64,6 +64,9 @@ for reader in (
     "systemd print",
     "doctor",
     "backup state",
+    "backup init",
+    "backup ls",
+    "backup verify",
     "serve-routes",
 ):
     WRITERS.remove(reader)

@@ -156,3 +156,66 @@ def _paused(site: Site, user: str) -> dict[str, object] | None:
     """What `reconcile` made of a workspace that was left paused, once the lease of who left it so has run out."""
     items = site.json("reconcile", "--user", user, code=None)["items"]
     return next((item for item in items if item["kind"] == "paused" and item["repaired"]), None)
+
+
+def repository(site: Site, tmp_path: Path) -> None:
+    """A repository of backups in a folder that all nodes of the lab see."""
+    (site.folder / "password").write_text("a long secret\n")
+    keep = "keep: {last: 2, daily: 0, weekly: 0, monthly: 0}"
+    site.path.write_text(
+        site.path.read_text() + f"backup: {{repository: {tmp_path / 'restic'}, password_file: password, {keep}}}\n"
+    )
+    assert {item["action"] for item in site.json("backup", "init")["items"]} <= {"created", "unchanged"}
+
+
+@pytest.mark.timeout(300)
+def test_snapshots_of_who_works_come_back_on_any_node(site: Site, tmp_path: Path) -> None:
+    """Taken with restic on the nodes, the second pass paused; verified; restored here, and after a loss elsewhere."""
+    repository(site, tmp_path)
+    alice = site.user()
+    node = site.json("place", alice)["node"]
+    folder = fill(site, node, alice)
+    (first,) = site.json("backup", "run", "--request-id", "night")["items"]
+    assert (first["kind"], first["error"], first["unread"]) == ("consistent", None, "")
+    assert 0 < first["paused_ms"] < 20_000
+    assert site.json("backup", "run", "--request-id", "night")["items"] == [first]
+    assert site.containers() == [f"{node}/ws-u-{alice}"]
+    before = manifest(site, node, folder)
+    (item,) = site.json("backup", "verify")["items"]
+    assert (item["verdict"], item["detail"]) == ("restorable", [])
+    assert not on(site, node, f"ls -d /srv/workspaces/.wsctl-incoming/{alice}.* 2>/dev/null || true")
+
+    on(site, node, f"echo broken > {folder}/src/f1; rm -r {folder}/empty; touch {folder}/since")
+    broken = manifest(site, node, folder)
+    site.run("stop", alice)
+    site.run("backup", "run", alice)
+    done = site.json("restore", alice, "--snapshot", first["snapshot"], "--confirm", alice)
+    assert manifest(site, node, folder).splitlines()[1:] == before.splitlines()[1:]
+    assert manifest(site, node, done["kept"]) == broken
+    assert site.json("start", alice)["state"] == "running"
+
+    site.run("rm", alice, "--purge-data", "--confirm", alice)
+    other = next(name for name in site.lab.nodes if name != node)
+    assert site.json("restore", alice, "--to", other)["node"] == other
+    assert manifest(site, other, folder).splitlines()[1:] == broken.splitlines()[1:], "the newest is of the stop"
+    assert site.json("place", alice)["node"] == other
+
+
+@pytest.mark.timeout(240)
+def test_killed_while_it_copies_it_leaves_a_sound_repository(site: Site, tmp_path: Path) -> None:
+    repository(site, tmp_path)
+    alice = site.user()
+    node = site.json("place", alice)["node"]
+    on(site, node, f"head -c 300000000 /dev/urandom > /srv/workspaces/{alice}/big")
+    process = site.start("backup", "run")
+    try:
+        eventually(lambda: sum(p.stat().st_size for p in (tmp_path / "restic").rglob("*") if p.is_file()) > 2e7, 60)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    eventually(lambda: not on(site, node, "pgrep -f '[r]estic backup' || true"), 30)
+    (done,) = site.json("backup", "run", "--wait", "60s", timeout=150)["items"]
+    assert done["kind"] == "consistent"
+    assert site.json("backup", "verify", alice)["items"][0]["verdict"] == "restorable"
+    assert site.json("backup", "prune")["action"] == "pruned"
+    assert site.containers() == [f"{node}/ws-u-{alice}"]

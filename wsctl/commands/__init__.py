@@ -43,10 +43,16 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "backup": {
         "state": Entry("backup:backup_state", "Copy the cluster's state into one portable file."),
         "export": Entry("archive:backup_export", "Write all files of a user into one archive."),
+        "init": Entry("backups:init", "Make the repository of backups."),
+        "run": Entry("backups:run", "Take snapshots of users' files."),
+        "ls": Entry("restoring:ls", "List snapshots, and who has none."),
+        "verify": Entry("restoring:verify", "Prove that snapshots can be restored."),
+        "prune": Entry("backups:prune", "Free the space of snapshots that aren't kept."),
     },
     "restore": {
         "state": Entry("backup:restore_state", "Write the state of a file into the state database."),
         "import": Entry("archive:restore_import", "Put the files of an archive in a user's place."),
+        "USER": Entry("restoring:restore_user", "Bring a user's files back from a snapshot."),
     },
     "node": {
         "ls": Entry("node:ls", "List nodes with state, load and reachability."),

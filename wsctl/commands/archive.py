@@ -105,13 +105,13 @@ def restore_import(
         exchange = _exchange(app, "restore import", request_id, wait, dry_run=dry_run)
 
         def bring() -> list[dict[str, object]]:
-            node = _target(app, exchange, user, to, head)
-            exists = exchange.room(user, node, summary)
+            node = target_of(app, exchange, user, to, head, f"wsctl restore import {user} --from …")
+            exists = exchange.room(user, node, summary.size, summary.members)
             item: dict[str, object] = {"user": user, "node": node, "file": str(source), **_figures(summary)}
             if dry_run:
                 return [{**item, "kept": None, "action": "would-replace" if exists else "would-import"}]
             if exists:
-                _confirm(app, user, node, confirm)
+                confirm_replacing(app, user, node, confirm, f"wsctl restore import {user} --from …")
             done = exchange.import_(user, file, node, summary, over=exists)
             return [{**item, "kept": done.kept, "action": "replaced" if done.kept else "imported"}]
 
@@ -166,7 +166,7 @@ def _checked(file: IO[bytes], user: str, limit: int) -> tuple[Summary, dict[str,
     return summary, head
 
 
-def _target(app: App, exchange: Exchange, user: str, to: str | None, head: dict[str, Any]) -> str:
+def target_of(app: App, exchange: Exchange, user: str, to: str | None, head: dict[str, Any], again: str) -> str:
     """The node it goes to: where the user's files are, else `to`, else the best one."""
     found = exchange.find(user)
     if to is not None and to not in app.inventory.nodes:
@@ -175,7 +175,7 @@ def _target(app: App, exchange: Exchange, user: str, to: str | None, head: dict[
         if to not in (None, found.node):
             raise Refused(
                 f"the files of {user} are on {found.node}: --to {to} would make two of them",
-                hint=f"wsctl restore import {user} --from …   # to {found.node}",
+                hint=f"{again}   # to {found.node}",
             )
         if found.node not in app.inventory.nodes:
             raise NotFound(f"the files of {user} are on {found.node}, which is not in the inventory")
@@ -198,15 +198,16 @@ def _best(app: App, user: str, head: dict[str, Any]) -> str:
     return next(step.node for step in steps if isinstance(step, Reserve))
 
 
-def _confirm(app: App, user: str, node: str, confirm: str | None) -> None:
+def confirm_replacing(app: App, user: str, node: str, confirm: str | None, again: str) -> None:
+    """Ask for the user's name, unless it was given; raises `ConfirmationRequired`."""
     if confirm is not None:
         return
     try:
-        app.out.typed(f"{user} has files on {node}. They will be put aside, and those of the archive take over.", user)
+        app.out.typed(f"{user} has files on {node}. They will be put aside, and the others take their place.", user)
     except ConfirmationRequired as error:
         raise ConfirmationRequired(
             f"{user} has files on {node}: replacing them must be confirmed by the user's name",
-            hint=f"wsctl restore import {user} --from … --confirm {user}",
+            hint=f"{again} --confirm {user}",
         ) from error
 
 

@@ -22,7 +22,8 @@ from wsctl.errors import NotFound, Refused, UsageError
 from wsctl.systemd import JOBS, MADE_BY, Job, cron_line, units
 
 JobsArg = Annotated[
-    list[str] | None, typer.Argument(metavar="[JOB…]", show_default=False, help=f"{', '.join(JOBS)} (default: all).")
+    list[str] | None,
+    typer.Argument(metavar="[JOB…]", show_default=False, help=f"{', '.join(JOBS)} (default: all in use)."),
 ]
 UserOpt = Annotated[
     str | None, typer.Option("--user", metavar="NAME", help="The user it runs as (default: who runs this).")
@@ -43,7 +44,7 @@ def print_(
       wsctl systemd print reap-idle
       wsctl systemd print --cron
     """
-    chosen, who = _jobs(jobs), _user(user)
+    chosen, who = _jobs(app, jobs), _user(user)
     inventory = _inventory(app)
     if cron:
         app.out.text("\n".join(cron_line(job, _command(), inventory, who) for job in chosen))
@@ -72,7 +73,7 @@ def install(
     from wsctl.output import Column
 
     who, inventory = _user(user), _inventory(app)
-    texts = {name: text for job in _jobs(jobs) for name, text in units(job, _command(), inventory, who).items()}
+    texts = {name: text for job in _jobs(app, jobs) for name, text in units(job, _command(), inventory, who).items()}
     items: list[dict[str, object]] = []
     for name, text in texts.items():
         present = current(folder / name)
@@ -88,11 +89,13 @@ def install(
     app.out.hint(f"systemctl daemon-reload && systemctl enable --now {timers}")
 
 
-def _jobs(names: list[str] | None) -> list[Job]:
+def _jobs(app: App, names: list[str] | None) -> list[Job]:
+    """Those that are named, else all that the inventory has use for."""
     for name in names or ():
         if name not in JOBS:
             raise NotFound(f"no job {name!r}", hint=f"there are {', '.join(JOBS)}")
-    return [JOBS[name] for name in dict.fromkeys(names or JOBS)]
+    useful = [name for name in JOBS if name != "backup-run" or app.inventory.backup.repository is not None]
+    return [JOBS[name] for name in dict.fromkeys(names or useful)]
 
 
 def _user(name: str | None) -> str:

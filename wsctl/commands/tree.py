@@ -17,6 +17,9 @@ from typer.main import get_command as make_command
 
 from wsctl.commands import GROUP_HELP, Entry
 
+ANYBODY = "USER"
+"""The key of the command that a group runs with a user's name: `wsctl restore alice`."""
+
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -35,6 +38,12 @@ class LazyGroup(TyperGroup):
         if self.commands.get(cmd_name) is None:
             self.commands[cmd_name] = _make(cmd_name, entry)
         return self.commands[cmd_name]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """A word that is no command is the user's name, where there is something to do with one."""
+        if args and args[0] not in self.entries and not args[0].startswith("-") and ANYBODY in self.entries:
+            return ANYBODY, self.get_command(ctx, ANYBODY), args
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The list in `--help`, from the table alone."""

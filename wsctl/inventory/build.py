@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wsctl.inventory.kinds import Kind, ListOf, MapOf, Section, Values
 from wsctl.inventory.scalars import Text
-from wsctl.inventory.settings import Inventory, ReapSettings, StateSettings
+from wsctl.inventory.settings import BackupSettings, Inventory, ReapSettings, StateSettings
 from wsctl.inventory.table import CLASS, GATEWAY_HOST, NODE, READY, ROOT
 from wsctl.inventory.urls import resolve_ca, resolve_state
 from wsctl.model import Capacity, Node, Resources, SshSettings, WorkspaceSpec
@@ -70,6 +70,7 @@ def build(path: Path, values: Values) -> Inventory:
         classes={name: _workspace(name, one) for name, one in classes.items()},
         strategy=root["scheduler"]["strategy"],
         reap=_reap(root["reap"]),
+        backup=_backup(root["backup"], files),
         requests_keep_s=root["requests"]["keep"],
         gateway=_gateway(root["gateway"], _gateway_hosts(root, files)),
         gateway_hosts=_gateway_hosts(root, files),
@@ -147,6 +148,16 @@ def _reap(values: Values) -> ReapSettings:
         url=values["url"],
         timeout_s=values["timeout"],
         users=values["users"],
+    )
+
+
+def _backup(values: Values, files: _Files) -> BackupSettings:
+    keep: Values = values["keep"]
+    return BackupSettings(
+        repository=values["repository"],
+        password_file=files.optional(values["password_file"]),
+        env_file=files.optional(values["env_file"]),
+        keep=(keep["last"], keep["daily"], keep["weekly"], keep["monthly"]),
     )
 
 

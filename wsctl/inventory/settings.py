@@ -41,6 +41,22 @@ class ReapSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupSettings:
+    """The repository of backups as restic on the nodes names it (None: there is none), where its secrets are here, and
+    which snapshots stay (`snapshots.Keep`: last, daily, weekly, monthly)."""
+
+    repository: str | None = None
+    password_file: str | None = None
+    env_file: str | None = None
+    keep: tuple[int, int, int, int] = (3, 14, 8, 12)
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a path on each node, where each may have another one."""
+        return self.repository is not None and self.repository.startswith("/")
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """One cluster as its operator described it.
 
@@ -61,6 +77,7 @@ class Inventory:
     nodes: Mapping[str, Node]
     requests_keep_s: float = 7 * 86_400.0
     reap: ReapSettings = field(default_factory=ReapSettings)
+    backup: BackupSettings = field(default_factory=BackupSettings)
     gateway_hosts: Mapping[str, GatewayHost] = field(default_factory=dict)
     auto_apply: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from wsctl.inventory.scalars import duration_text, size_text
-from wsctl.inventory.settings import Inventory, ReapSettings
+from wsctl.inventory.settings import BackupSettings, Inventory, ReapSettings
 from wsctl.model import Node, ReadyProbe, SshSettings, WorkspaceSpec
 from wsctl.routes import GatewayHost, GatewaySettings
 from wsctl.text import UNSAFE
@@ -31,6 +31,7 @@ def effective(inventory: Inventory) -> Data:
         "scheduler": {"strategy": str(inventory.strategy)},
         "reap": _reap(inventory.reap),
         "requests": {"keep": duration_text(inventory.requests_keep_s)},
+        "backup": _backup(inventory.backup),
         "gateway": {
             **_gateway(inventory.gateway),
             "auto_apply": inventory.auto_apply,
@@ -122,6 +123,16 @@ def _reap(reap: ReapSettings) -> Data:
         "url": reap.url,
         "timeout": duration_text(reap.timeout_s),
         "users": {user: "never" if s is None else duration_text(s) for user, s in sorted(reap.users.items())},
+    }
+
+
+def _backup(backup: BackupSettings) -> Data:
+    last, daily, weekly, monthly = backup.keep
+    return {
+        "repository": backup.repository,
+        "password_file": backup.password_file,
+        "env_file": backup.env_file,
+        "keep": {"last": last, "daily": daily, "weekly": weekly, "monthly": monthly},
     }
 
 

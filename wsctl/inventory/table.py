@@ -9,6 +9,7 @@ all made from. Not responsible for: how text becomes a value (`scalars`, `names`
 from __future__ import annotations
 
 from wsctl.inventory import names
+from wsctl.inventory.backups import BACKUP
 from wsctl.inventory.kinds import Key, ListOf, MapOf, Section, Values, section
 from wsctl.inventory.reaping import REAP
 from wsctl.inventory.scalars import PORTS, SWITCH, choice, decimal, duration, number, size
@@ -204,6 +205,7 @@ ROOT = section(
         section(keep=Key(duration("7d"), "How long a request id is remembered, with its first result.", "7d")),
         "Request ids, which make a repeated command harmless.",
     ),
+    backup=Key(BACKUP, "Backups of users' files; see docs/guides/backup.md."),
     gateway=Key(GATEWAY, "How Nginx routes to the workspaces."),
     nodes=Key(
         MapOf(names.NODE_NAME, NODE, "NODE", True),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from wsctl.transport.engine import DockerEngine
     from wsctl.transport.files import ShellFiles
     from wsctl.transport.folders import ShellFolders
+    from wsctl.transport.pipes import Launcher
+    from wsctl.transport.restic import ResticRepository
     from wsctl.transport.sessions import Sessions
     from wsctl.transport.ssh import Session
 
@@ -67,13 +69,15 @@ class Connections:
         """The users' folders of the node, over the same connection as its engine. Raises `NotFound`, `NodeUnreachable`,
         `HostKeyError`."""
         from wsctl.transport.folders import ShellFolders
-        from wsctl.transport.pipes import LocalLauncher, SshLauncher
 
-        node = self._node(name)
-        if node.is_local:
-            return ShellFolders(node, LocalLauncher(name, self._timeouts.silence))
-        session = self._sessions.get().session(node)
-        return ShellFolders(node, SshLauncher(name, session, self._timeouts.silence))
+        return ShellFolders(self._node(name), self._launcher(name))
+
+    def repository(self, name: str, environment: Mapping[str, str]) -> ResticRepository:
+        """The repository of backups as the node reaches it; `environment` is what restic needs to know. Raises as
+        `folders` does."""
+        from wsctl.transport.restic import ResticRepository
+
+        return ResticRepository(self._node(name), self._launcher(name), self._cluster, environment)
 
     def warm(self, names: Iterable[str]) -> None:
         """Begin to connect to the nodes in the background and return at once. What fails is kept until `engine` asks.
@@ -128,6 +132,14 @@ class Connections:
         if node is None:
             raise NotFound(f"no node named {name!r} in the inventory", hint="wsctl node ls")
         return node
+
+    def _launcher(self, name: str) -> Launcher:
+        from wsctl.transport.pipes import LocalLauncher, SshLauncher
+
+        node = self._node(name)
+        if node.is_local:
+            return LocalLauncher(name, self._timeouts.silence)
+        return SshLauncher(name, self._sessions.get().session(node), self._timeouts.silence)
 
     def _make_sessions(self) -> Sessions:
         from wsctl.transport.sessions import Sessions

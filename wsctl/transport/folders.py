@@ -19,7 +19,7 @@ from wsctl.model import Node, is_user_id
 from wsctl.transport.pipes import Launcher, Pipe
 
 # $1 is the script. An account that isn't root gets at most what sudo gives it without a password.
-_RISE = """PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin; export PATH; LC_ALL=C; export LC_ALL; script=$1; shift
+RISE = """PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin; export PATH; LC_ALL=C; export LC_ALL; script=$1; shift
 if [ "$(id -u)" != 0 ] && command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null
 then exec sudo -n sh -c "$script" wsctl "$@"; fi
 exec sh -c "$script" wsctl "$@" """
@@ -114,7 +114,7 @@ class ShellFolders:
     def _start(self, script: str, user: str, *more: str) -> Iterator[Pipe]:
         if not is_user_id(user):
             raise ValueError(f"not a user id: {user!r}")
-        argv = ("sh", "-c", _RISE, "wsctl", script, self._node.host_root.rstrip("/"), user, *more)
+        argv = ("sh", "-c", RISE, "wsctl", script, self._node.host_root.rstrip("/"), user, *more)
         with self._launcher.start(argv) as pipe:
             yield pipe
 

@@ -1,0 +1,210 @@
+"""Backups of workspaces: the order of copying, pausing, recording and forgetting; of choosing, restoring and comparing.
+
+Responsible for: what has to be true before a user's files are copied or replaced, keeping the pause short, and which
+nodes are asked for what. Not responsible for: the repository (`snapshots.Repository`), which snapshots stay
+(`snapshots.doomed`), putting files in a user's place (`exchange`), questions to the operator (`commands`).
+
+A running workspace is copied twice: first while the user works, and then, paused, what has changed since. The first
+pass is forgotten when there is something newer. Killed at any point, what is in the repository is whole, and
+`reconcile` lets a paused workspace go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from wsctl.audit import Auditor
+from wsctl.errors import NodeError, NotFound, Refused, RepositoryLocked
+from wsctl.exchange import Exchange, Filling, Found, frozen
+from wsctl.folders import Folders
+from wsctl.model import container_name
+from wsctl.plan import Work
+from wsctl.snapshots import Extent, Keep, Kind, RepositoryOf, Snapshot, Taken, doomed
+from wsctl.transport.fanout import run as fan_out
+from wsctl.workflow import World
+
+LOCK_TRIES = 5
+LOCK_WAIT_S = 2.0
+"""Another control host forgets its own snapshots at the same moment, for about a second."""
+
+LIST_DEADLINE_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A user's snapshot that was taken, how long the workspace stood still for it (seconds), and how it was taken."""
+
+    node: str
+    taken: Taken
+    kind: Kind
+    paused_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The snapshots of the cluster, oldest first; `where` says from which node each can be reached, `failed` who didn't
+    answer. In a directory of their own, nodes may each see different ones."""
+
+    snapshots: tuple[Snapshot, ...]
+    where: Mapping[str, str]
+    failed: Mapping[str, NodeError]
+
+
+class Backups:
+    """Backups on a world. `is_directory`: the repository is a path on each node, so each may have another one."""
+
+    def __init__(
+        self,
+        world: World,
+        repositories: RepositoryOf,
+        folders: Callable[[str], Folders],
+        auditor: Auditor,
+        *,
+        is_directory: bool,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._world = world
+        self._repositories = repositories
+        self._folders = folders
+        self._auditor = auditor
+        self._is_directory = is_directory
+        self._sleep = sleep
+        self.exchange = Exchange(world, folders, auditor)
+
+    # ---- looking
+
+    def listing(self, nodes: Sequence[str]) -> Listing:
+        """What there is. Any node that answers will do, unless the repository is a directory on each of them.
+
+        Raises `NodeError` of the first when none answered.
+        """
+        found: dict[str, Snapshot] = {}
+        where: dict[str, str] = {}
+        failed: dict[str, NodeError] = {}
+        for group in [list(nodes)] if self._is_directory else [[name] for name in nodes]:
+            answers = fan_out(group, lambda name: self._repositories(name).snapshots(), deadline_s=LIST_DEADLINE_S)
+            for name, answer in answers.items():
+                if isinstance(answer, NodeError):
+                    failed[name] = answer
+                elif isinstance(answer, Exception):
+                    raise answer
+                else:
+                    found.update({one.id: one for one in answer})
+                    where.update({one.id: where.get(one.id, name) for one in answer})
+            if any(name not in failed for name in group):
+                break
+        if failed and len(failed) == len(nodes):
+            raise next(iter(failed.values()))
+        return Listing(tuple(sorted(found.values(), key=lambda one: (one.at, one.id))), where, failed)
+
+    # ---- taking
+
+    def create(self, node: str) -> bool:
+        """Make the repository as the node reaches it; False if it is there."""
+        return self._repositories(node).create()
+
+    def copy(self, user: str, parent: str | None, *, live: bool) -> Copied:
+        """Take a snapshot of the user's files. A running workspace is paused for the second pass, unless `live`.
+
+        Raises `NotFound`, `Refused`, `NodeError`, `LeaseHeld`. What couldn't be read doesn't raise: see `Taken.unread`.
+        """
+        world, before = self._world, self._find(user)
+        repository = self._repositories(before.node)
+        if not live and self._runs(before, user):
+            # Without the lease: this may take an hour, in which others may have to act on the user.
+            parent = repository.take(user, parent, Kind.FIRST_PASS).snapshot
+        with world.leases.acquire([f"user:{user}"], command=self._auditor.verb, wait_s=world.lease_wait_s) as held:
+            found = self._find(user)
+            if found.node != before.node:
+                raise Refused(f"{user} moved to {found.node} while their files were copied", hint="repeat it")
+            trail = self._auditor.trail(Work(user, "backed-up"), found.placement)
+            work = f"the files of {user} on {found.node}" + (", live" if live else "")
+            with trail.recorded(world.store.append_audit, plan=work, after=found.placement) as done:
+                held.check()
+                engine, pauses = world.engines(found.node), found.placement is not None and not live
+                began = world.clock.now()
+                with frozen(engine, user, wanted=pauses) as runs:
+                    kind = Kind.LIVE if live and runs else Kind.CONSISTENT
+                    taken = repository.take(user, parent, kind)
+                paused_s = (world.clock.now() - began).total_seconds() if pauses and runs else 0.0
+                done.append(f"snapshot {taken.snapshot}, {taken.files} files, {taken.content_bytes} bytes")
+        return Copied(found.node, taken, kind, paused_s)
+
+    def retain(self, nodes: Iterable[str], keep: Keep, users: Iterable[str]) -> int:
+        """Forget what the rule doesn't keep of the users; how many that were. Raises `NodeError`, `RepositoryLocked`
+        after some tries: it is left to the next run then."""
+        chosen, gone = set(users), set[str]()
+        for node in nodes if self._is_directory else list(nodes)[:1]:
+            repository = self._repositories(node)
+            found = [one for one in repository.snapshots() if one.user in chosen and one.id not in gone]
+            ids = [one.id for one in doomed(found, keep)]
+            if ids:
+                self._patiently(lambda repository=repository, ids=ids: repository.forget(ids))  # type: ignore[misc]
+                gone.update(ids)
+        return len(gone)
+
+    def prune(self, node: str) -> None:
+        """Free what was forgotten, by that node."""
+        self._patiently(self._repositories(node).prune)
+
+    def _patiently(self, do: Callable[[], None]) -> None:
+        for left in reversed(range(LOCK_TRIES)):
+            try:
+                do()
+            except RepositoryLocked:
+                if not left:
+                    raise
+                self._sleep(LOCK_WAIT_S)
+            else:
+                return
+
+    # ---- using
+
+    def extent(self, node: str, snapshot: Snapshot) -> Extent:
+        """What a restore on the node will take."""
+        return self._repositories(node).extent(snapshot.id)
+
+    def restore(self, snapshot: Snapshot, node: str, *, over: bool) -> str | None:
+        """Put the files of the snapshot in the user's place on `node`; where what was there is now (None: nothing was).
+
+        `over`: the operator agreed to replace what is there. Raises as `Exchange.replace` does; nothing was replaced
+        then.
+        """
+        repository, user = self._repositories(node), snapshot.user
+        extent = repository.extent(snapshot.id)
+        when = snapshot.at.isoformat(timespec="seconds")
+        work = f"snapshot {snapshot.id} of {when}, taken on {snapshot.node}, to {node}"
+
+        def fill(token: str) -> None:
+            repository.restore(snapshot.id, user, token)
+
+        filling = Filling("restored", work, extent.content_bytes, extent.members, fill)
+        return self.exchange.replace(user, node, filling, over=over)
+
+    def verify(self, snapshot: Snapshot, node: str) -> list[str]:
+        """Restore the snapshot into a scratch folder on the node, compare it with what the backup lists, and remove it:
+        the differences. Contents are compared with their checksums by the restore, which raises `NodeError` then."""
+        repository, user = self._repositories(node), snapshot.user
+        token, extent = f"v{self._auditor.new_id()[:11]}", repository.extent(snapshot.id)
+        self.exchange.room(user, node, extent.content_bytes, extent.members)
+        try:
+            repository.restore(snapshot.id, user, token)
+            return repository.compare(snapshot.id, user, token)
+        finally:
+            with contextlib.suppress(NodeError):
+                self._folders(node).discard(user, token)
+
+    def _find(self, user: str) -> Found:
+        found = self.exchange.find(user)
+        if found is None:
+            raise NotFound(f"user {user} has neither a placement nor files", hint="wsctl ls")
+        if found.node not in self._world.nodes:
+            raise NotFound(f"the files of {user} are on {found.node}, which is not in the inventory")
+        return found
+
+    def _runs(self, found: Found, user: str) -> bool:
+        container = self._world.engines(found.node).container(container_name(user))
+        return found.placement is not None and container is not None and container.is_running

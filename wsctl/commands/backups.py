@@ -1,0 +1,214 @@
+"""`wsctl backup init|run|prune`: users' files into a repository of restic.
+
+Responsible for: their options and answers. Not responsible for: the order of doing it (`backups`), which snapshots stay
+(`snapshots`), nor for bringing them back (`commands.restoring`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wsctl.commands.options import DryRunOpt, RequestOpt, WaitOpt, YesOpt, check_users, command, seconds
+from wsctl.context import App
+from wsctl.errors import NodeError, NotFound, PartialFailure, WsctlError
+from wsctl.output import Column, human_bytes
+
+if TYPE_CHECKING:
+    from wsctl.backups import Backups
+
+RUN_DEADLINE_S = 86_400.0
+"""A backup isn't cut off from outside: nothing in it may be silent for two minutes."""
+
+SomeUsers = Annotated[
+    list[str] | None, typer.Argument(metavar="[USER…]", show_default=False, help="User ids (default: all).")
+]
+NodeOpt = Annotated[str | None, typer.Option("--on", metavar="NODE", help="The node that does it.")]
+
+
+_SIZE = dict(show=lambda size: human_bytes(size) if isinstance(size, int) else "-", right=True)
+
+
+@command
+def init(app: App, node: NodeOpt = None) -> None:
+    """Make the repository of backups where the inventory says. Safe to repeat: one that is there stays as it is.
+
+    Example:
+      wsctl backup init
+    """
+    backups, items, failed = open_backups(app, "backup init", None), list[dict[str, object]](), list[WsctlError]()
+    for name in asked_nodes(app, node) if app.inventory.backup.is_directory else asked_nodes(app, node)[:1]:
+        try:
+            items.append({"node": name, "action": "created" if backups.create(name) else "unchanged", "error": None})
+        except NodeError as error:
+            failed.append(error)
+            items.append({"node": name, "action": "failed", "error": error.message})
+    if len(items) == 1 and failed:
+        raise failed[0]
+    app.out.rows(items, (Column("node"), Column("action"), *([Column("error")] if failed else [])))
+    if failed:
+        raise PartialFailure(f"{len(failed)} of {len(items)} failed", hint=failed[0].hint)
+
+
+@command
+def run(
+    app: App,
+    users: SomeUsers = None,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Don't pause running workspaces; the snapshots say that they were taken live."),
+    ] = False,
+    parallel: Annotated[int, typer.Option("--parallel", min=1, max=64, help="Users copied at once.")] = 2,
+    wait: WaitOpt = "10s",
+    request_id: RequestOpt = None,
+    dry_run: DryRunOpt = False,
+    yes: YesOpt = False,
+) -> None:
+    """Take a snapshot of users' files: only what changed is copied. A running workspace is paused for the last pass.
+
+    Then what `backup.keep` doesn't keep is forgotten; `backup prune` frees its space.
+
+    Examples:
+      wsctl backup run
+      wsctl backup run alice --live
+    """
+    from wsctl.requests import items_once
+
+    backups = open_backups(app, "backup run", request_id, wait=wait, dry_run=dry_run)
+    chosen = known_users(app, users)
+    if dry_run:
+        would = [{"user": user, "node": _home(backups, user), "action": "would-back-up"} for user in chosen]
+        app.out.rows(would, (Column("user"), Column("node"), Column("action")))
+        return
+    request = app.request(request_id, "backup run", chosen, live=live)
+
+    def produce() -> list[dict[str, object]]:
+        return _run(app, backups, chosen, live=live, parallel=parallel)
+
+    items = items_once(app.world(), request, produce, lambda found: all(one["error"] is None for one in found))
+    failed = [one for one in items if one["error"] is not None]
+    columns = [Column("user"), Column("node"), Column("action"), Column("files", right=True)]
+    columns += [Column("content_bytes", "size", **_SIZE), Column("added_bytes", "added", **_SIZE)]  # type: ignore[arg-type]
+    columns += [Column("paused_ms", "paused", show=lambda ms: f"{ms} ms" if ms else "-", right=True)]
+    app.out.rows(items, [*columns, Column("error", show=_said)] if failed else columns)
+    for one in items:
+        if one.get("unread"):
+            app.out.warn(f"{one['user']}: some files couldn't be read: {one['unread']}")
+    if failed:
+        raise PartialFailure(f"{len(failed)} of {len(items)} failed; the others are backed up", hint="repeat it")
+
+
+@command
+def prune(app: App, node: NodeOpt = None, dry_run: DryRunOpt = False, yes: YesOpt = False) -> None:
+    """Forget what `backup.keep` doesn't keep, also of users who are gone, and free its space. Other backups wait.
+
+    Example:
+      wsctl backup prune
+    """
+    from wsctl.snapshots import Keep, doomed
+
+    backups, nodes = open_backups(app, "backup prune", None, dry_run=dry_run), asked_nodes(app, node)
+    keep, listing = Keep(*app.inventory.backup.keep), backups.listing(nodes)
+    gone = doomed(listing.snapshots, keep)
+    item: dict[str, object] = {"snapshots": len(listing.snapshots), "forgotten": len(gone)}
+    if dry_run:
+        app.out.record({**item, "action": "would-prune"})
+        return
+    reached = [name for name in nodes if name not in listing.failed]
+    backups.retain(reached, keep, {one.user for one in gone})
+    for name in reached if app.inventory.backup.is_directory else reached[:1]:
+        backups.prune(name)
+    app.out.record({**item, "action": "pruned"})
+
+
+# ---- how
+
+
+def open_backups(app: App, verb: str, request_id: str | None, *, wait: str = "10s", dry_run: bool = False) -> Backups:
+    from wsctl.audit import Auditor
+    from wsctl.backups import Backups
+
+    app.backup_environment  # noqa: B018 - what is missing in the inventory is said before anything is asked
+    world = app.world(dry_run=dry_run, wait_s=seconds(wait, "--wait"))
+    auditor = Auditor(verb, app.actor, request_id)
+    return Backups(
+        world, app.repository, app.fleet.folders, auditor, is_directory=app.inventory.backup.is_directory,
+        sleep=app.wiring.clock.sleep,
+    )  # fmt: skip
+
+
+def asked_nodes(app: App, node: str | None) -> list[str]:
+    if node is not None:
+        return [app.inventory.node(node).name]
+    return sorted(app.inventory.nodes)
+
+
+def known_users(app: App, users: Sequence[str] | None) -> tuple[str, ...]:
+    """The users that are meant: all who have files somewhere, unless some are named."""
+    if users:
+        return check_users(list(users))
+    store = app.store_for_reading
+    return tuple(sorted({one.user for one in store.placements()} | set(store.homes())))
+
+
+def _home(backups: Backups, user: str) -> str:
+    found = backups.exchange.find(user)
+    if found is None:
+        raise NotFound(f"user {user} has neither a placement nor files", hint="wsctl ls")
+    return found.node
+
+
+def _run(app: App, backups: Backups, users: Sequence[str], *, live: bool, parallel: int) -> list[dict[str, object]]:
+    from wsctl.backups import Copied
+    from wsctl.snapshots import Keep
+    from wsctl.transport.fanout import run as fan_out
+
+    nodes = list(dict.fromkeys(home_of(backups, user) for user in users))
+    listing = backups.listing([node for node in nodes if node is not None] or asked_nodes(app, None)[:1])
+    parents = {one.user: one.id for one in listing.snapshots}
+    with app.out.progress(len(users), "backing up") as progress:
+
+        def copy(user: str) -> Copied:
+            try:
+                return backups.copy(user, parents.get(user), live=live)
+            finally:
+                progress.advance()
+
+        results = fan_out(users, copy, parallel=parallel, deadline_s=RUN_DEADLINE_S)
+    done = {user: result for user, result in results.items() if isinstance(result, Copied)}
+    if done:
+        try:
+            used = dict.fromkeys(copied.node for copied in done.values())
+            backups.retain(used, Keep(*app.inventory.backup.keep), done)
+        except NodeError as error:
+            app.out.warn(f"older snapshots weren't forgotten: {error.message}; the next run does it")
+    return [_result(user, results[user]) for user in users]
+
+
+def home_of(backups: Backups, user: str) -> str | None:
+    found = backups.exchange.find(user)
+    return None if found is None else found.node
+
+
+def _result(user: str, result: object) -> dict[str, object]:
+    from wsctl.backups import Copied
+    from wsctl.commands.present import error_dict
+
+    if isinstance(result, Copied):
+        taken = result.taken
+        return {
+            "user": user, "node": result.node, "snapshot": taken.snapshot, "kind": result.kind.value,
+            "files": taken.files, "content_bytes": taken.content_bytes, "added_bytes": taken.added_bytes,
+            "paused_ms": round(result.paused_s * 1000), "unread": taken.unread, "action": "backed-up", "error": None,
+        }  # fmt: skip
+    if isinstance(result, WsctlError):
+        return {"user": user, "node": None, "action": "failed", "error": error_dict(result)}
+    if isinstance(result, BaseException):
+        raise result
+    raise AssertionError(result)
+
+
+def _said(error: object) -> str:
+    return str(error.get("message")) if isinstance(error, dict) else ""
