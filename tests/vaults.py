@@ -79,6 +79,10 @@ class FakeRepository:
             if self.vault.held.pop(id_, None) is not None:
                 shutil.rmtree(self.vault.folder / id_)
 
+    def unlock(self) -> None:
+        self._there()
+        self.vault.calls.append(("unlock", self.node))
+
     def prune(self) -> None:
         self._there()
         self.vault.calls.append(("prune",))

@@ -136,27 +136,31 @@ class Backups:
     def retain(self, nodes: Iterable[str], keep: Keep, users: Iterable[str]) -> int:
         """Forget what the rule doesn't keep of the users; how many that were. Raises `NodeError`, `RepositoryLocked`
         after some tries: it is left to the next run then."""
-        chosen, gone = set(users), set[str]()
-        for node in nodes if self._is_directory else list(nodes)[:1]:
+        chosen, gone, names = set(users), set[str](), list(nodes)
+        for node in names if self._is_directory else names[:1]:
             repository = self._repositories(node)
             found = [one for one in repository.snapshots() if one.user in chosen and one.id not in gone]
             ids = [one.id for one in doomed(found, keep)]
             if ids:
-                self._patiently(lambda repository=repository, ids=ids: repository.forget(ids))  # type: ignore[misc]
+                self._patiently(names, lambda repository=repository, ids=ids: repository.forget(ids))  # type: ignore[misc]
                 gone.update(ids)
         return len(gone)
 
-    def prune(self, node: str) -> None:
-        """Free what was forgotten, by that node."""
-        self._patiently(self._repositories(node).prune)
+    def prune(self, nodes: Sequence[str]) -> None:
+        """Free what was forgotten: by the first of the nodes, or by each in its own directory."""
+        for node in nodes if self._is_directory else nodes[:1]:
+            self._patiently(nodes, self._repositories(node).prune)
 
-    def _patiently(self, do: Callable[[], None]) -> None:
+    def _patiently(self, nodes: Sequence[str], do: Callable[[], None]) -> None:
+        """Do what needs the repository for itself. A lock may be of a process that was killed: only its own node can
+        tell, so each looks after its own."""
         for left in reversed(range(LOCK_TRIES)):
             try:
                 do()
             except RepositoryLocked:
                 if not left:
                     raise
+                fan_out(nodes, lambda name: self._repositories(name).unlock(), deadline_s=LIST_DEADLINE_S)
                 self._sleep(LOCK_WAIT_S)
             else:
                 return

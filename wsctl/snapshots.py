@@ -144,8 +144,11 @@ class Repository(Protocol):
     def forget(self, ids: Sequence[str]) -> None:
         """Remove snapshots; those that aren't there are no failure. Their space is freed by `prune`."""
 
+    def unlock(self) -> None:
+        """Remove locks whose holder is gone: a process that this node has no more, or any half an hour after."""
+
     def prune(self) -> None:
-        """Free the space of what was forgotten, after removing locks whose holder is gone."""
+        """Free the space of what was forgotten."""
 
     def extent(self, snapshot: str) -> Extent:
         """What the snapshot takes when it is restored."""

@@ -141,6 +141,7 @@ def test_what_isnt_kept_is_forgotten_and_a_lock_is_waited_for(full: Desk) -> Non
     vault.locked = 3
     full.ok("backup", "run")
     assert len(vault.held) == 2
+    assert ("unlock", full.home("alice")) in vault.calls
     vault.locked = 99
     later(full)
     result = full("backup", "run")

@@ -45,9 +45,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
         root.mkdir()
     if request.param == "fake":
         vault = FakeVault(tmp_path / "repository")
-        return Site(
-            vault.at("n1", roots[0]), vault.at("n2", roots[1]), roots, lambda password: vault.at("n1", roots[0])
-        )
+        return Site(vault.at("n1", roots[0]), vault.at("n2", roots[1]), roots)
     packages.ensure_some(("restic",), print)
     return Site(restic(tmp_path, "n1"), restic(tmp_path, "n2"), roots)
 

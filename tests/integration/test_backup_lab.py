@@ -158,20 +158,32 @@ def _paused(site: Site, user: str) -> dict[str, object] | None:
     return next((item for item in items if item["kind"] == "paused" and item["repaired"]), None)
 
 
-def repository(site: Site, tmp_path: Path) -> None:
-    """A repository of backups in a folder that all nodes of the lab see."""
+@pytest.fixture
+def vault(site: Site) -> Iterator[str]:
+    """A repository of backups on the last node, which the others reach by SFTP as an operator would set it up."""
+    store = list(site.lab.nodes)[-1]
+    place, address = f"/srv/backups-{site.tag}", site.lab.nodes[store].address
+    for node in site.lab.nodes:
+        key = on(
+            site,
+            node,
+            "mkdir -p -m 700 ~/.ssh; [ -e ~/.ssh/id_ed25519 ] || ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519; "
+            f"ssh-keyscan {address} 2>/dev/null >> ~/.ssh/known_hosts; cat ~/.ssh/id_ed25519.pub",
+        ).strip()
+        on(site, store, f"mkdir -p -m 700 ~/.ssh; echo {shlex.quote(f'{key} {site.tag}')} >> ~/.ssh/authorized_keys")
     (site.folder / "password").write_text("a long secret\n")
     keep = "keep: {last: 2, daily: 0, weekly: 0, monthly: 0}"
-    site.path.write_text(
-        site.path.read_text() + f"backup: {{repository: {tmp_path / 'restic'}, password_file: password, {keep}}}\n"
-    )
-    assert {item["action"] for item in site.json("backup", "init")["items"]} <= {"created", "unchanged"}
+    backup = f"backup: {{repository: 'sftp:root@{address}:{place}', password_file: password, {keep}}}\n"
+    site.path.write_text(site.path.read_text() + backup)
+    assert site.run("backup", "ls", "-o", "json", code=8).error["code"] == "repository-missing"
+    assert [item["action"] for item in site.json("backup", "init")["items"]] == ["created"]
+    yield place
+    on(site, store, f"rm -rf {place}; sed -i '/ {site.tag}$/d' ~/.ssh/authorized_keys")
 
 
 @pytest.mark.timeout(300)
-def test_snapshots_of_who_works_come_back_on_any_node(site: Site, tmp_path: Path) -> None:
+def test_snapshots_of_who_works_come_back_on_any_node(site: Site, vault: str) -> None:
     """Taken with restic on the nodes, the second pass paused; verified; restored here, and after a loss elsewhere."""
-    repository(site, tmp_path)
     alice = site.user()
     node = site.json("place", alice)["node"]
     folder = fill(site, node, alice)
@@ -202,14 +214,14 @@ def test_snapshots_of_who_works_come_back_on_any_node(site: Site, tmp_path: Path
 
 
 @pytest.mark.timeout(240)
-def test_killed_while_it_copies_it_leaves_a_sound_repository(site: Site, tmp_path: Path) -> None:
-    repository(site, tmp_path)
+def test_killed_while_it_copies_it_leaves_a_sound_repository(site: Site, vault: str) -> None:
     alice = site.user()
     node = site.json("place", alice)["node"]
-    on(site, node, f"head -c 300000000 /dev/urandom > /srv/workspaces/{alice}/big")
+    on(site, node, f"head -c 150000000 /dev/urandom > /srv/workspaces/{alice}/big")
     process = site.start("backup", "run")
     try:
-        eventually(lambda: sum(p.stat().st_size for p in (tmp_path / "restic").rglob("*") if p.is_file()) > 2e7, 60)
+        store = list(site.lab.nodes)[-1]
+        eventually(lambda: int(on(site, store, f"du -s {vault}").split()[0]) > 20_000, 60)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()

@@ -118,8 +118,7 @@ def prune(app: App, node: NodeOpt = None, dry_run: DryRunOpt = False, yes: YesOp
         return
     reached = [name for name in nodes if name not in listing.failed]
     backups.retain(reached, keep, {one.user for one in gone})
-    for name in reached if app.inventory.backup.is_directory else reached[:1]:
-        backups.prune(name)
+    backups.prune(reached)
     app.out.record({**item, "action": "pruned"})
 
 

@@ -47,7 +47,7 @@ _LONG = """restic "$@" </dev/null >&2 & p=$!
 trap 'kill $p 2>/dev/null' EXIT; trap 'exit 1' PIPE HUP TERM INT
 n=0; while kill -0 $p 2>/dev/null; do n=$((n + 1)); [ $((n % 20)) -ne 1 ] || echo; sleep 0.1; done
 wait $p"""
-_PRUNE = _ENV + "shift 2; restic unlock >/dev/null </dev/null || exit $?\n" + _LONG
+_PRUNE = _ENV + "shift 2\n" + _LONG
 
 # $3 a word for this restore, $4 the snapshot.
 _RESTORE = (
@@ -112,6 +112,9 @@ class ResticRepository:
     def forget(self, ids: Sequence[str]) -> None:
         if ids:
             self._do("forget snapshots of", "forget", "--quiet", *ids)
+
+    def unlock(self) -> None:
+        self._do("unlock", "unlock")
 
     def prune(self) -> None:
         self._long("prune", _PRUNE, "", "prune")
