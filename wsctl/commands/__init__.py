@@ -55,6 +55,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
         "trust": Entry("node:trust", "Trust a node's SSH host key after comparing its fingerprint."),
         "cordon": Entry("node:cordon", "Let no new users onto nodes; those there stay."),
         "uncordon": Entry("node:uncordon", "Let new users onto nodes again."),
+        "drain": Entry("drain:drain", "Move everybody off a node, and let nobody new onto it."),
     },
     "lease": {
         "ls": Entry("lease:ls", "List who is acting on what."),
@@ -78,7 +79,7 @@ GROUP_HELP = {
     "systemd": "Running reap-idle and reconcile regularly.",
     "backup": "Copies: of the state, of a user's files.",
     "restore": "Bring back what `backup` copied.",
-    "node": "Nodes: list, check, trust, cordon.",
+    "node": "Nodes: list, check, trust, cordon, drain.",
     "lease": "Leases: who is acting on what.",
     "db": "The state database's schema.",
     "inventory": "The inventory file.",
