@@ -2,12 +2,13 @@
 
 Responsible for turning an intent ("place alice") and a view of the cluster into steps, or into the error that explains
 why not. One file per family of verbs: `place` (place, start), `life` (stop, restart, remove, undo, mark), `idle` (who
-is idle), `migrate` (one user), `drain` (a node's users), `rebalance`, `relocation` (what moving many needs),
-`reconcile` (what is wrong with a user; `drift`: with the cluster; `adopt`: what is taken over).
+is idle), `migrate` (one user), `drain` (a node's users), `rebalance` (`balance`: what is even), `relocation` (what
+moving many needs), `reconcile` (what is wrong with a user; `drift`: with the cluster; `adopt`: what is taken over).
 Not responsible for: looking (`observe`), acting (`executor`), or choosing a node (`scheduler`). Pure: no clock, no
 chance, no I/O; the same view gives the same steps in every process.
 """
 
+from wsctl.planner.balance import By
 from wsctl.planner.decision import Decision
 from wsctl.planner.difference import Difference, Kind
 from wsctl.planner.drain import (
@@ -25,11 +26,14 @@ from wsctl.planner.idle import IdleEvidence, IdleLimits, IdleVerdict, Verdict, j
 from wsctl.planner.life import plan_mark, plan_remove, plan_restart, plan_stop, plan_undo
 from wsctl.planner.migrate import How, plan_migrate, plan_unmove
 from wsctl.planner.place import plan_place, plan_start
+from wsctl.planner.rebalance import Balance, Shift, plan_rebalance
 from wsctl.planner.reconcile import Rules, plan_repair
 from wsctl.planner.relocation import Within, begins
 from wsctl.planner.relocation import lines as relocation_lines
 
 __all__ = [
+    "Balance",
+    "By",
     "Decision",
     "Difference",
     "How",
@@ -39,6 +43,7 @@ __all__ = [
     "Kind",
     "Leftover",
     "Rules",
+    "Shift",
     "Verdict",
     "Within",
     "begins",
@@ -52,6 +57,7 @@ __all__ = [
     "plan_mark",
     "plan_migrate",
     "plan_place",
+    "plan_rebalance",
     "plan_remove",
     "plan_repair",
     "plan_restart",
