@@ -93,12 +93,14 @@ class Drained:
 
 @dataclass
 class Drainer:
-    """One run on one node. `report` and `stopping` are the mover's."""
+    """One run on one node. `report` and `stopping` are the mover's; `beginning` is told how many are going to be moved
+    before the first one is."""
 
     world: World
     options: DrainOptions
     report: Callable[[Moved], None] = lambda moved: None
     stopping: Callable[[Sequence[str]], None] = lambda users: None
+    beginning: Callable[[int], None] = lambda count: None
     _moved: dict[str, Moved] = field(default_factory=dict)
     _busy: dict[str, str] = field(default_factory=dict)
 
@@ -179,6 +181,7 @@ class Drainer:
         for left in reversed(range(ROUNDS)):
             errands = self._errands(prospect)
             if errands:
+                self.beginning(len(errands))
                 self._take(Mover(self.world, rules, self.report, self.stopping).run(errands))
             if not errands or not left:
                 return None

@@ -25,9 +25,10 @@ class Idleness:
         self._rules = Rules(classes, user_limits)
         self._records = records
 
-    def busy(self, view: ClusterView, users: Collection[str]) -> dict[str, str]:
+    def busy(self, view: ClusterView, users: Collection[str], *, thorough: bool = True) -> dict[str, str]:
         """Those of the placed users who aren't known to be idle, with why. Who is stopped is idle; who is being moved
-        already is better off when that ends. Raises `BackendError`."""
+        already is better off when that ends. Unless `thorough`, containers of those are left alone who are known to
+        have been active. Raises `BackendError`."""
         world = self._world
         asked = sorted(
             user
@@ -39,7 +40,7 @@ class Idleness:
         if not asked:
             return {}
         gatherer = Gatherer(world.store, world.engines, world.clock, self._rules)
-        seen = gatherer.gather(view, asked, thorough=True)
+        seen = gatherer.gather(view, asked, thorough=thorough)
         verdicts = [judge_idle(user, view, seen.evidence[user], seen.limits[user], seen.at) for user in asked]
         if self._records:
             gatherer.record(seen, verdicts)

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "restart": Entry("life:restart", "Stop and start workspaces, or make them anew with --recreate."),
     "rm": Entry("life:rm", "Remove workspaces; the files stay unless --purge-data."),
     "migrate-user": Entry("migrate:migrate_user", "Move a user with their files to another node."),
+    "rebalance": Entry("rebalance:rebalance", "Even out the load of the nodes, by as few moves as it takes."),
     "touch": Entry("activity:touch", "Record that users are active now."),
     "reap-idle": Entry("reap:reap_idle", "Stop workspaces that nobody uses (the cron job)."),
     "activity": {

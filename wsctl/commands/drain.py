@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 Item = dict[str, object]
 
-DONE = ("moved", "gone")
-
 
 @command
 def drain(
@@ -86,7 +84,7 @@ def drain(
             app.world(wait_s=seconds(wait, "--wait")),
             request,
             lambda: _perform(app, options, parallel, wait, yes=yes),
-            lambda found: all(item["verdict"] in DONE for item in found),
+            lambda found: all(item["verdict"] in moves.DONE for item in found),
         )
         _show(app, node, items)
 
@@ -153,8 +151,7 @@ def _perform(app: App, options: DrainOptions, parallel: int, wait: str, *, yes: 
     from wsctl.mover import Fate
 
     shown = None if yes else _asked(app, _drainer(app, options, parallel, wait), parallel)
-    users = sum(placement.node == options.node for placement in app.store.placements())
-    with moves.bars(app, users, f"draining {options.node}") as bar:
+    with moves.Bars(app, f"draining {options.node}") as bar:
         live = AsItGoes(app, "node drain")
 
         def report(one: Moved) -> None:
@@ -163,15 +160,10 @@ def _perform(app: App, options: DrainOptions, parallel: int, wait: str, *, yes: 
             bar.ended(one.errand.user)
 
         world = app.world(parallel=parallel, wait_s=seconds(wait, "--wait"), told=bar.told)
-        drainer = Drainer(world, options, report, lambda users: _say_stopping(app, users))
+        drainer = Drainer(world, options, report, lambda users: moves.say_stopping(app, users), bar.begin)
         drained = drainer.run(shown)
     _say_files(app, options.node, drained)
     return _items(app, drainer, drained)
-
-
-def _say_stopping(app: App, users: Sequence[str]) -> None:
-    names = ", ".join(users[:5]) + ("…" if len(users) > 5 else "")
-    app.out.warn(f"no further move begins; waiting for {names} to arrive (Ctrl-C again: stop at once)")
 
 
 def _asked(app: App, drainer: Drainer, parallel: int) -> Prospect:
@@ -241,7 +233,7 @@ def _say_files(app: App, node: str, drained: Drained) -> None:
 
 
 def _show(app: App, node: str, items: Sequence[Mapping[str, object]]) -> None:
-    left = [item for item in items if item["verdict"] not in DONE]
+    left = [item for item in items if item["verdict"] not in moves.DONE]
     if items or app.out.is_json:
         app.out.rows(items, moves.columns(planned=False))
     _raise_if_left(node, left, len(items))
@@ -270,11 +262,7 @@ def _show_dry_run(app: App, drainer: Drainer, parallel: int) -> None:
     sizes = moves.measure(app, {user: source for user, (source, _) in going.items()}, parallel)
     items = []
     for user, (source, target) in going.items():
-        size = sizes.get(user)
-        more: Item = {"size_bytes": None, "files": None, "estimate_s": None}
-        if size is not None:
-            about = round(moves.estimate_s(size, options.rules.how), 1)
-            more = {"size_bytes": size.bytes, "files": size.files, "estimate_s": about}
+        more = moves.size_fields(sizes.get(user), options.rules.how)
         items.append(moves.item_of(user, source, "would-move", target=target, **more))
     items += [moves.item_of(user, options.node, "busy", reason=why) for user, why in prospect.busy.items()]
     items += _would_stay(prospect, options.node, set(going))

@@ -6,8 +6,8 @@ Responsible for: their spelling and their form. Not responsible for: any of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Annotated
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
@@ -17,8 +17,6 @@ from wsctl.errors import NodeError, UsageError
 from wsctl.model import ClusterView, WorkspaceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from wsctl.moveports import Size
     from wsctl.mover import Moved
     from wsctl.output import Column, Progress
@@ -26,6 +24,9 @@ if TYPE_CHECKING:
 
 ASSUMED_BYTES_S = 100 * 1024 * 1024
 """What an estimate reckons with where no limit is given: a gigabit."""
+
+DONE = ("moved", "gone")
+"""Verdicts after which nothing is left to do for a user."""
 
 FIRST_PASS = 90
 """Hundredths of a user's bar that the first pass fills: what comes after it is short."""
@@ -105,6 +106,13 @@ def estimate_s(size: Size, how: How) -> float:
     return size.bytes / (how.bwlimit or ASSUMED_BYTES_S)
 
 
+def size_fields(size: Size | None, how: How) -> dict[str, object]:
+    """What a dry run says of one user's files; None where it isn't known."""
+    if size is None:
+        return {"size_bytes": None, "files": None, "estimate_s": None}
+    return {"size_bytes": size.bytes, "files": size.files, "estimate_s": round(estimate_s(size, how), 1)}
+
+
 def say_odd(app: App, sizes: Iterable[Size]) -> None:
     """Which files wouldn't be copied."""
     for size in sizes:
@@ -116,11 +124,25 @@ def say_odd(app: App, sizes: Iterable[Size]) -> None:
 
 
 class Bars:
-    """One bar for many moves: a hundred parts for each user."""
+    """One bar on a terminal for many moves, a hundred parts for each user; there is none before `begin`."""
 
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
+    def __init__(self, app: App, label: str) -> None:
+        self._app = app
+        self._label = label
+        self._stack = ExitStack()
+        self._bar: Progress | None = None
         self._shown: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def begin(self, users: int) -> None:
+        """So many are going to be moved. Only the first time counts."""
+        if self._bar is None and users:
+            self._bar = self._stack.enter_context(self._app.out.progress(users * 100, self._label))
 
     def told(self, user: str, number: int, size: int, share: float) -> None:
         """How far the copy of a user is; later passes are short, and a copy that begins anew doesn't go back."""
@@ -132,22 +154,15 @@ class Bars:
 
     def _to(self, user: str, part: int) -> None:
         shown = self._shown.get(user, 0)
-        if part > shown:
+        if self._bar is not None and part > shown:
             self._shown[user] = part
             self._bar.advance(part - shown)
 
 
-@contextmanager
-def bars(app: App, users: int, label: str) -> Iterator[Bars]:
-    """The bar on a terminal while many users are moved."""
-    shown: AbstractContextManager[Progress | None] = app.out.progress(users * 100, label) if users else nullcontext()
-    with shown as bar:
-        yield Bars(bar if bar is not None else _Nothing())
-
-
-class _Nothing:
-    def advance(self, count: int = 1) -> None:
-        """There is no bar."""
+def say_stopping(app: App, users: Sequence[str]) -> None:
+    """The answer to the first Ctrl-C."""
+    names = ", ".join(users[:5]) + ("…" if len(users) > 5 else "")
+    app.out.warn(f"no further move begins; waiting for {names} to arrive (Ctrl-C again: stop at once)")
 
 
 # ------------------------------------------------------------------------------------------------------------- items

@@ -8,7 +8,7 @@ Not responsible for: looking (`observe`), acting (`executor`), or choosing a nod
 chance, no I/O; the same view gives the same steps in every process.
 """
 
-from wsctl.planner.balance import By
+from wsctl.planner.balance import By, loads_of
 from wsctl.planner.decision import Decision
 from wsctl.planner.difference import Difference, Kind
 from wsctl.planner.drain import (
@@ -26,7 +26,7 @@ from wsctl.planner.idle import IdleEvidence, IdleLimits, IdleVerdict, Verdict, j
 from wsctl.planner.life import plan_mark, plan_remove, plan_restart, plan_stop, plan_undo
 from wsctl.planner.migrate import How, plan_migrate, plan_unmove
 from wsctl.planner.place import plan_place, plan_start
-from wsctl.planner.rebalance import Balance, Shift, plan_rebalance
+from wsctl.planner.rebalance import Balance, Shift, plan_rebalance, spread
 from wsctl.planner.reconcile import Rules, plan_repair
 from wsctl.planner.relocation import Within, begins
 from wsctl.planner.relocation import lines as relocation_lines
@@ -50,6 +50,7 @@ __all__ = [
     "differences",
     "judge_idle",
     "leftovers",
+    "loads_of",
     "may_drain",
     "needs_look",
     "no_room",
@@ -66,6 +67,7 @@ __all__ = [
     "plan_undo",
     "plan_unmove",
     "relocation_lines",
+    "spread",
     "who_arrives",
     "who_leaves",
     "without_room",

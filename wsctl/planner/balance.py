@@ -201,6 +201,12 @@ def scene(
     return Scene(nodes, kinds, by.parts)
 
 
+def loads_of(view: ClusterView, by: By) -> dict[str, float]:
+    """The load of each node that takes part."""
+    nodes = {name: _scale(node) for name, node in sorted(view.nodes.items()) if counts(node)}
+    return dict(Scene(nodes, (), by.parts).loads)
+
+
 def counts(node: NodeView) -> bool:
     """Whether the node takes part: it could take somebody, and its load is a number."""
     offer = node.node.capacity
