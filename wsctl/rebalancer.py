@@ -46,13 +46,15 @@ class Rebalanced:
 
 @dataclass
 class Rebalancer:
-    """One run. `report` and `stopping` are the mover's; `beginning` is told how many are going to be moved."""
+    """One run. `report` and `stopping` are the mover's; `beginning` is told how many are going to be moved. `midway`
+    are users whom the last look found in the middle of a move: they aren't in its plan."""
 
     world: World
     options: RebalanceOptions
     report: Callable[[Moved], None] = lambda moved: None
     stopping: Callable[[Sequence[str]], None] = lambda users: None
     beginning: Callable[[int], None] = lambda count: None
+    midway: tuple[str, ...] = ()
 
     def look(self) -> Balance:
         """Ask all nodes, and plan."""
@@ -62,6 +64,7 @@ class Rebalancer:
         knowledge = Knowledge(world.engines, images, world.warm)
         knowledge.ask(view, view.nodes)
         view = knowledge.applied_to(view)
+        self.midway = tuple(sorted(view.moves))
         users = [user for user, one in view.placements.items() if one.state is not PlacementState.STOPPED]
         busy = options.idleness.busy(view, users, thorough=False)
         return plan_rebalance(

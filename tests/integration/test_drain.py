@@ -19,7 +19,8 @@ from tests.integration.labsite import Site, eventually
 
 COUNT = 4
 
-FILL = """for user in "$@"; do cd "/srv/workspaces/$user"; mkdir -p many; for n in $(seq 50); do echo "$user $n" > many/$n; done
+FILL = """for user in "$@"; do cd "/srv/workspaces/$user"; mkdir -p many
+for n in $(seq 50); do echo "$user $n" > many/$n; done
 dd if=/dev/urandom of=big bs=1M count=2 status=none; ln many/1 many/link; chown 1234 many/2; done"""
 
 SUMS = """cd "/srv/workspaces/$1" && find . -printf '%p %y %m %U %s %T@ %l\\n' | grep -v ' d ' | LC_ALL=C sort

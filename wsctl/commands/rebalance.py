@@ -137,11 +137,14 @@ def _perform(app: App, options: RebalanceOptions, parallel: int, wait: str, *, y
 
         world = app.world(parallel=parallel, wait_s=seconds(wait, "--wait"), told=bar.told)
         rebalancer = Rebalancer(world, options, report, lambda users: moves.say_stopping(app, users), bar.begin)
-        return _answer(rebalancer.run(shown))
+        done = rebalancer.run(shown)
+    _say_midway(app, rebalancer)
+    return _answer(done)
 
 
 def _asked(app: App, rebalancer: Rebalancer, parallel: int) -> Balance:
     plan = rebalancer.look()
+    _say_midway(app, rebalancer)
     if plan.moves:
         sizes = moves.measure(app, {move.user: move.source for move in plan.moves}, parallel)
         for move in plan.moves:
@@ -208,6 +211,7 @@ def _show(app: App, answer: Mapping[str, object]) -> None:
 
 def _show_dry_run(app: App, rebalancer: Rebalancer, parallel: int) -> None:
     plan = rebalancer.look()
+    _say_midway(app, rebalancer)
     sizes = moves.measure(app, {move.user: move.source for move in plan.moves}, parallel)
     items = []
     for move in plan.moves:
@@ -241,6 +245,13 @@ def _say(app: App, plan: Balance, sizes: Mapping[str, Size]) -> None:
         app.out.note(f"reaching {wanted} takes at least {plan.lower_bound} moves, whatever the plan")
     if not plan.is_reached:
         app.out.warn(f"these moves don't reach {wanted}")
+
+
+def _say_midway(app: App, rebalancer: Rebalancer) -> None:
+    users = rebalancer.midway
+    if users:
+        names = ", ".join(users[:5]) + ("…" if len(users) > 5 else "")
+        app.out.note(f"left out, as a move of theirs has begun: {names}   (if nobody is at it: wsctl reconcile)")
 
 
 def _percent(share: object) -> str:

@@ -125,7 +125,7 @@ def _choose_in_turn(
 ) -> tuple[Decision, ...]:
     seen = within.limit(view, {node: "is to be emptied"})
     decisions = []
-    for user in sorted(users, key=_order(users, seen, spec_of, strategy)):
+    for user in sorted(users, key=_order(node, users, seen, spec_of, strategy)):
         decision = plan_migrate(user, spec_of(user, seen), seen, None, strategy, how)
         decisions.append(decision)
         seen = with_move(seen, decision)
@@ -133,14 +133,14 @@ def _choose_in_turn(
 
 
 def _order(
-    users: Collection[str], view: ClusterView, spec_of: SpecOf, strategy: Strategy
+    node: str, users: Collection[str], view: ClusterView, spec_of: SpecOf, strategy: Strategy
 ) -> Callable[[str], tuple[int, int, int, str]]:
     """The key by which users choose. Who has moved already, or can't be looked at, takes nothing and comes first."""
     batch = Batch(view, strategy)
     keys = {}
     for user in users:
         placement = view.placements.get(user)
-        if placement is None or view.nodes.get(placement.node) is None:
+        if placement is None or placement.node != node:
             keys[user] = (0, 0, 0, user)
             continue
         request = request_of(placement, spec_of(user, view))
