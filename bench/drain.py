@@ -66,17 +66,22 @@ def run(rig: Rig, rounds: int | None) -> list[Row]:
         state.update(source=target, target=source)
         return spent
 
-    def rsync(number: str) -> float:
+    def look(number: str) -> float:
+        words = ("node", "drain", state["source"], "--to", state["target"], "--dry-run")
+        return timed([*base, *words, "-i", inventory], rig.env)
+
+    def rsync(number: str, *, dry: bool = False) -> float:
         source, target = rig.lab.nodes[state["source"]], rig.lab.nodes[state["target"]]
         there = f"{ROOT}/.bench-floor"
         target.run(["mkdir", "-p", there])
         ssh = f"ssh -i {KEY} {SSH}"
-        copy = f"rsync -aHAX --numeric-ids -e {shlex.quote(ssh)} {ROOT}/USER/ root@{target.address}:{there}/USER/"
+        options = f"{'-n ' if dry else ''}-aHAX --numeric-ids"
+        copy = f"rsync {options} -e {shlex.quote(ssh)} {ROOT}/USER/ root@{target.address}:{there}/USER/"
         script = f"printf '%s\\n' {' '.join(users)} | xargs -P {PARALLEL} -I USER {copy}"
         alias = ["ssh", "-F", str(rig.lab.ssh_config), state["source"], script]
         spent = timed(alias, rig.env)
         found = int(target.run(["sh", "-c", f"find {there} -type f | wc -l"]).stdout)
-        if found != COUNT * FILES:
+        if not dry and found != COUNT * FILES:
             raise BenchError(f"rsync copied {found} files, not {COUNT * FILES} (from {source.name})")
         return spent
 
@@ -91,7 +96,8 @@ def run(rig: Rig, rounds: int | None) -> list[Row]:
     for user in users:
         rig.lab.nodes["n1"].run(["python3", "-c", FILL, f"{ROOT}/{user}", str(FILES), str(FILE_BYTES)], timeout=120)
     try:
-        series = alternate("drain-30", {"wsctl": drain, "rsync": rsync}, rounds or ROUNDS, after=tidy)
+        warm = {"wsctl": look, "rsync": lambda number: rsync(number, dry=True)}
+        series = alternate("drain-30", {"wsctl": drain, "rsync": rsync}, rounds or ROUNDS, warm=warm, after=tidy)
     finally:
         rig.clean()
         tidy()

@@ -24,6 +24,9 @@ from wsctl.planner import Decision, How, Within, plan_migrate, plan_unmove
 from wsctl.transport.fanout import run as fan_out
 from wsctl.workflow import NO_DEADLINE_S, Operation, Options, Outcome, Workflow, World
 
+TRIES = 3
+"""How many targets are tried for one user. What fails on three of them has its cause elsewhere."""
+
 KEPT = "kept"
 """The action of a work that does nothing, because its user isn't to be moved now."""
 
@@ -156,7 +159,7 @@ class Mover:
         """Move one user; when a target turns out not to be one, to another."""
         avoid: dict[str, str] = {}
         first: Outcome | None = None
-        for _ in self.world.nodes:
+        for _ in range(min(TRIES, len(self.world.nodes))):
             outcome = self._try(errand, avoid)
             error = outcome.error
             if isinstance(error, Unschedulable) and first is not None:

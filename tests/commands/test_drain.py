@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
+
 import pytest
 
 from tests.commands.conftest import INVENTORY, Desk
+from tests.gateways import FakeGateway
 from wsctl.errors import FilesError
 
 FIELDS = {
@@ -182,6 +187,42 @@ def test_after_the_deadline_no_move_begins(full: Desk) -> None:
     full.reached.trees.slow_s = 0.0
     again = full.ok("node", "drain", "n1", "--yes", "-o", "json").items
     assert [item["user"] for item in again] == [item["user"] for item in late]
+
+
+def test_ctrl_c_lets_begun_moves_finish(full: Desk) -> None:
+    begun: list[str] = []
+
+    def interrupt(user: str) -> None:
+        if user not in begun:
+            begun.append(user)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.2)  # the signal arrives in another thread
+
+    full.reached.trees.on_copy = interrupt
+    ran = full("node", "drain", "n1", "--yes", "--parallel", "1")
+    assert ran.code == 130
+    assert f"no further move begins; waiting for {begun[0]} to arrive" in ran.err
+    assert len(begun) == 1
+    assert [user for user, node in placed(full).items() if node != "n1"] == begun
+    assert full.sql("SELECT * FROM moves") == []
+    full.reached.trees.on_copy = lambda user: None
+    full.ok("node", "drain", "n1", "--yes", "-o", "json")
+    assert "n1" not in placed(full).values()
+
+
+def test_who_has_moved_is_routed_while_the_others_still_move(full: Desk) -> None:
+    text = full.ok("render-gateway").out
+    full.inventory(INVENTORY + "gateway: {auto_apply: true, hosts: {east: {address: local}}}\n")
+    east = full.edges.made["east"] = FakeGateway(live=text, served=text)
+    seen: list[tuple[str, str]] = []
+    full.reached.trees.on_copy = lambda user: seen.append((user, east.live or ""))
+    items = full.ok("node", "drain", "n1", "--yes", "--parallel", "1", "-o", "json").items
+    targets = {str(item["user"]): str(item["target"]).replace("n", "10.0.0.") for item in items}
+    order = list(dict.fromkeys(user for user, _ in seen))
+    last = next(map_ for user, map_ in seen if user == order[-1])
+    for user in set(order[:-1]) - {"carol"}:
+        assert f'"u:{user}" {targets[user]}:' in last
+    assert east.served == full.ok("render-gateway").out
 
 
 def test_one_who_cannot_be_moved_stops_nobody(full: Desk) -> None:
