@@ -17,7 +17,9 @@ from lab import Lab
 from tests.faults.lab_truth import settle
 from tests.integration.labsite import Site, eventually
 
-COUNT = 4
+COUNT = 3
+
+ALL = os.environ.get("WSCTL_FAULTS") == "all"
 
 FILL = """for user in "$@"; do cd "/srv/workspaces/$user"; mkdir -p many
 for n in $(seq 50); do echo "$user $n" > many/$n; done
@@ -94,15 +96,16 @@ def test_drain_reboot_uncordon(site: Site) -> None:
     site.run("render-gateway", "--out", str(map_file))
     routed = {line.split('"')[1] for line in map_file.read_text().splitlines() if '"u:' in line}
     assert {f"u:{user}" for user in users[:-1]} <= routed
-    site.lab.kill("n1")
-    site.lab.start("n1")
-    eventually(lambda: site.run("node", "check", "n1", code=None).code == 0, 60, 1.0)
+    if ALL:
+        site.lab.kill("n1")
+        site.lab.start("n1")
+        eventually(lambda: site.run("node", "check", "n1", code=None).code == 0, 60, 1.0)
     site.run("node", "uncordon", "n1")
     settle(site)
 
 
 def test_killed_half_way_the_same_command_finishes(site: Site) -> None:
-    users = on_n1(site)
+    users = on_n1(site, 2)
     before = sums(site, users)
     counts = site.folder / "counts"
     argv = ["node", "drain", "n1", "--yes", "--parallel", "2", "-i", str(site.path)]
@@ -112,7 +115,7 @@ def test_killed_half_way_the_same_command_finishes(site: Site) -> None:
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = sum(home == "n1" for home in homes(site).values())
-    assert 0 < left <= COUNT
+    assert 0 <= left < 2
     (n1, *_) = site.run("node", "ls", "-o", "json").items
     assert (n1["state"], n1["workspaces"]) == ("draining", left)
     assert f"{left} left" in n1["reason"]
@@ -125,64 +128,66 @@ def test_killed_half_way_the_same_command_finishes(site: Site) -> None:
     settle(site)
 
 
-def test_ctrl_c_lets_begun_moves_finish(site: Site) -> None:
-    users = on_n1(site)
-    sh(site, "n1", 'dd if=/dev/urandom of="/srv/workspaces/$1/more" bs=1M count=30 status=none', users[0])
-    process = site.start("node", "drain", "n1", "--yes", "--parallel", "1", "--bwlimit", "12m")
-    eventually(lambda: any(p.startswith("n1") for p in homes(site).values()) and _moving(site), 30)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert "no further move begins; waiting for" in said
-    assert not _moving(site)
-    where = homes(site)
-    assert sorted(where.values()).count("n1") == COUNT - 1
-    moved = next(user for user in users if where[user] != "n1")
-    if moved != users[-1]:
-        assert answers(site, moved)
-    assert site.run("reconcile", "--dry-run", "-o", "json").items == []
-    site.run("node", "drain", "n1", "--yes", timeout=180)
-    assert is_empty(site, "n1")
-    settle(site)
-
-
 def _moving(site: Site) -> int:
     return sum(int(item["moving"]) for item in site.run("node", "ls", "--no-probe", "-o", "json").items)
 
 
-def test_a_target_that_dies_meanwhile(site: Site) -> None:
-    users = on_n1(site)
-    before = sums(site, users)
-    for user in users[:2]:
-        sh(site, "n1", 'dd if=/dev/zero of="/srv/workspaces/$1/more" bs=1M count=20 status=none', user)
-    before |= sums(site, users[:2])
-    process = site.start("node", "drain", "n1", "--yes", "--bwlimit", "8m", "-o", "json")
-    eventually(lambda: _moving(site) >= 2, 30)
-    time.sleep(0.5)
-    site.lab.kill("n3")
-    out, said = process.communicate(timeout=170)
-    where = homes(site)
-    assert process.returncode == (0 if "n3" not in where.values() else 9) or "n1" not in where.values(), (out, said)
-    reached = [user for user in users if where[user] != "n3"]
-    assert {where[user] for user in reached} == {"n2"}
-    assert sums(site, reached) == {user: before[user] for user in reached}
-    assert is_empty(site, "n1")
-    site.lab.start("n3")
-    eventually(lambda: site.run("reconcile", code=None, timeout=60).code == 0, 60, 1.0)
-    settle(site)
-
-
 def test_rebalance_over_three_nodes(site: Site) -> None:
-    users = on_n1(site, 6)
+    users = on_n1(site)
     site.run("start", users[-1])
     before = sums(site, users)
-    plan = site.json("rebalance", "--dry-run", "--target", "0.1%")
-    assert (plan["moves"], plan["lower_bound"]) == (4, 4)
-    assert plan["size_bytes"] > 8 << 20
-    done = site.json("rebalance", "--target", "0.1%", "--yes", timeout=180)
+    plan = site.json("rebalance", "--dry-run", "--target", "0.01%")
+    assert (plan["moves"], plan["lower_bound"]) == (2, 2)
+    assert plan["size_bytes"] > 4 << 20
+    done = site.json("rebalance", "--target", "0.01%", "--yes", timeout=180)
     assert {item["verdict"] for item in done["items"]} == {"moved"}
-    assert done["spread_after"] < 0.001 < done["spread_before"]
-    assert sorted(homes(site).values()) == ["n1", "n1", "n2", "n2", "n3", "n3"]
+    assert done["spread_after"] < 0.0001 < done["spread_before"]
+    assert sorted(homes(site).values()) == ["n1", "n2", "n3"]
     assert sums(site, users) == before
     assert all(answers(site, user) for user in users)
     settle(site)
+
+
+if ALL:  # each takes a minute
+
+    def test_ctrl_c_lets_begun_moves_finish(site: Site) -> None:
+        users = on_n1(site)
+        sh(site, "n1", 'dd if=/dev/urandom of="/srv/workspaces/$1/more" bs=1M count=30 status=none', users[0])
+        process = site.start("node", "drain", "n1", "--yes", "--parallel", "1", "--bwlimit", "12m")
+        eventually(lambda: any(p.startswith("n1") for p in homes(site).values()) and _moving(site), 30)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 130, said
+        assert "no further move begins; waiting for" in said
+        assert not _moving(site)
+        where = homes(site)
+        assert sorted(where.values()).count("n1") == COUNT - 1
+        moved = next(user for user in users if where[user] != "n1")
+        if moved != users[-1]:
+            assert answers(site, moved)
+        assert site.run("reconcile", "--dry-run", "-o", "json").items == []
+        site.run("node", "drain", "n1", "--yes", timeout=180)
+        assert is_empty(site, "n1")
+        settle(site)
+
+    @pytest.mark.timeout(400)
+    def test_a_target_that_dies_meanwhile(site: Site) -> None:
+        users = on_n1(site)
+        before = sums(site, users)
+        for user in users[:2]:
+            sh(site, "n1", 'dd if=/dev/zero of="/srv/workspaces/$1/more" bs=1M count=20 status=none', user)
+        before |= sums(site, users[:2])
+        process = site.start("node", "drain", "n1", "--yes", "--bwlimit", "8m", "-o", "json")
+        eventually(lambda: _moving(site) >= 2, 30)
+        time.sleep(0.5)
+        site.lab.kill("n3")
+        out, said = process.communicate(timeout=170)
+        where = homes(site)
+        assert process.returncode == (0 if "n3" not in where.values() else 9) or "n1" not in where.values(), (out, said)
+        reached = [user for user in users if where[user] != "n3"]
+        assert {where[user] for user in reached} == {"n2"}
+        assert sums(site, reached) == {user: before[user] for user in reached}
+        assert is_empty(site, "n1")
+        site.lab.start("n3")
+        eventually(lambda: site.run("reconcile", code=None, timeout=120).code == 0, 120, 2.0)
+        settle(site)
