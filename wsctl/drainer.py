@@ -254,7 +254,9 @@ class Drainer:
             tuple(self._moved[user] for user in sorted(self._moved)),
             who_arrives(node, view),
             leftovers(node, view) if silent is None else (),
-            tuple(copy for copy in view.kept if copy.node == node and copy.state is not CopyState.INCOMING),
+            tuple(
+                copy for copy in view.kept if copy.node == node and copy.state in (CopyState.LEAVING, CopyState.KEPT)
+            ),
             tuple(sorted(user for user, home in view.homes.items() if home == node)),
             silent,
         )
