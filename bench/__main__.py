@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bench import cli, gateway, gets, place_many, place_one, report, routes, state
+from bench import cli, drain, gateway, gets, place_many, place_one, report, routes, state
 from bench.measure import BenchError
 from bench.report import Row
 from bench.rig import Rig, rig
@@ -34,6 +34,8 @@ BENCHMARKS = {
     "place-one": Benchmark(place_one.run, place_one.ROUNDS),
     "place-60": Benchmark(place_many.run, place_many.ROUNDS),
     "gets": Benchmark(gets.run, gets.ROUNDS),
+    # Minutes, and gigabytes on disk: only by name.
+    "drain-30": Benchmark(drain.run, drain.ROUNDS, by_default=False),
     # Its gate isn't met yet (docs/reliability.md says how close): only by name.
     "state": Benchmark(state.run, state.ROUNDS, by_default=False),
     "cli": Benchmark(cli.run, cli.ROUNDS, needs_lab=False),

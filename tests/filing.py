@@ -4,13 +4,14 @@ A tree is a dict of names to contents. What a user works on is `live`; a user wh
 there (the engine makes the folder, see `FakeEngine.data`). Faults are scripted as on `FakeEngine`:
 
     files.fail("copy", FilesError("n2", "no space left on device"))
+    files.on_copy = f               f(user) goes on while files are copied
     files.writes["alice"] = 3      the user writes during the next three passes
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tests.fakes import FakeClock, FakeEngine, FakeFleet
 from wsctl.errors import FilesError, NodeUnreachable
@@ -35,6 +36,7 @@ class FakeFiles:
         self.ways: set[Way] = set()
         self.writes: dict[str, int] = {}
         self.slow_s = 2.0
+        self.on_copy: Callable[[str], None] = lambda user: None
         self.calls: list[tuple[str, str]] = []
         self._faults: dict[str, list[Exception]] = defaultdict(list)
 
@@ -80,6 +82,7 @@ class FakeFiles:
 
     def copy(self, way: Way, *, final: bool, bwlimit: int | None, compress: bool, progress: Progress) -> Pass:
         self._contact("copy", way.user, way.source, way.target)
+        self.on_copy(way.user)
         self.ways.add(way)
         source, target = self._live(way.source, way.user), self.incoming[(way.target, way.user)]
         changed = sum(len(value) for name, value in source.items() if target.get(name) != value)

@@ -25,6 +25,7 @@ from tests.faults.invariants import Truth, broken
 from tests.filing import FakeFiles
 from wsctl.coordination import open_leases
 from wsctl.coordination.leases import BackendLeases
+from wsctl.drainer import Drainer, DrainOptions
 from wsctl.errors import BackendError, EngineError, FilesError, NodeUnreachable, WsctlError
 from wsctl.model import (
     LABEL_CLUSTER,
@@ -37,6 +38,7 @@ from wsctl.model import (
     Strategy,
     WorkspaceSpec,
 )
+from wsctl.mover import Rules as MoveRules
 from wsctl.planner import (
     Decision,
     Rules,
@@ -238,6 +240,15 @@ class Commands:
             return plan_unmove(user, self.world.classes["default"], view)
 
         return self.run(self.operation("migrate-user", users, decide, places=True, undo=undo), **options)
+
+    def drain(self, node: str, **options: Any) -> list[Outcome]:
+        """`options` are `DrainOptions`'. Who is left there is a failed outcome."""
+        rules = MoveRules("node drain", self._spec, Strategy.SPREAD)
+        drained = Drainer(self.world, DrainOptions(node, rules, **options)).run()
+        return [one.outcome or Outcome(one.errand.user, one.fate) for one in drained.moved]
+
+    def _spec(self, user: str, view: ClusterView) -> WorkspaceSpec:
+        return self.world.classes["default"]
 
     def reap(self, **options: Any) -> list[Outcome]:
         outcomes: list[Outcome] = []

@@ -29,7 +29,7 @@ class Request:
 class ReasonKind(StrEnum):
     """Why a node can't take a workspace, in the order in which the filters ask; the value is its short text."""
 
-    EXCLUDED = "refused it in this run"
+    EXCLUDED = "out of the question"
     CORDONED = "cordoned"
     DRAINING = "draining"
     DOWN = "down"

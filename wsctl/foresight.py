@@ -60,4 +60,7 @@ def nodes_of(decision: Decision) -> list[str]:
 def as_planned(view: ClusterView, decision: Decision) -> ClusterView:
     """The view as it will be once the decision is carried out, for those decided after it."""
     step = reserve_step(decision)
-    return view if step is None else with_placement(view, step.user, step.node, step.port, step.resources)
+    if step is None:
+        return view
+    active = step.is_active if isinstance(step, BeginMove) else True
+    return with_placement(view, step.user, step.node, step.port, step.resources, active=active)

@@ -328,7 +328,8 @@ class NodeView:
     """One node as it is known at one moment. `reachable` None means: not asked, which is not the same as empty.
 
     `ports_used` are the ports of placements and those in `ports_foreign`: taken on the node by something that isn't the
-    placement which owns the port. `excluded` is why the node refused earlier in this run.
+    placement which owns the port. `excluded` is why the node is out of the question: it refused
+    earlier in this run, or isn't where the user is to go.
     """
 
     node: Node

@@ -79,8 +79,12 @@ class Unschedulable:
 
 
 def _shortage(reasons: Sequence[Reason]) -> str:
-    """What was needed and the most that any of the nodes had, for the reasons that have such numbers."""
+    """What was needed and the most that any of the nodes had, for the reasons that have such numbers; what nodes that
+    are out of the question are so for."""
     first = reasons[0]
+    if first.kind is ReasonKind.EXCLUDED:
+        said = list(dict.fromkeys(reason.detail for reason in reasons))
+        return f" ({'; '.join(said[:3])}{'; …' if len(said) > 3 else ''})"
     if first.need is None:
         return ""
     show = human_bytes if first.kind is ReasonKind.MEMORY else human_cpus
@@ -260,24 +264,27 @@ class Batch:
         return candidate
 
 
-def with_placement(view: ClusterView, user: str, node: str, port: int, resources: Resources) -> ClusterView:
-    """The view as it will be once `user` is placed on `node`: usage, port, turn, and one more container running.
+def with_placement(
+    view: ClusterView, user: str, node: str, port: int, resources: Resources, *, active: bool = True
+) -> ClusterView:
+    """The view as it will be once `user` is placed on `node`: usage, port, turn, and one more container running. One
+    who isn't `active` (stopped) takes a place and a port only.
 
     `placements` stays as it was read (copying it would make a batch quadratic); a batch names each user once.
     """
     before = view.nodes[node]
-    used = before.usage
+    used, one = before.usage, int(active)
     after = replace(
         before,
         usage=replace(
             used,
             workspaces=used.workspaces + 1,
-            active=used.active + 1,
-            memory_bytes=used.memory_bytes + resources.memory_bytes,
-            cpus_milli=used.cpus_milli + resources.cpus_milli,
+            active=used.active + one,
+            memory_bytes=used.memory_bytes + one * resources.memory_bytes,
+            cpus_milli=used.cpus_milli + one * resources.cpus_milli,
         ),
         ports_used=before.ports_used | {port},
         last_port=port,
-        facts=before.facts and replace(before.facts, containers_running=before.facts.containers_running + 1),
+        facts=before.facts and replace(before.facts, containers_running=before.facts.containers_running + one),
     )
     return replace(view, nodes={**view.nodes, node: after}, last_node=node)

@@ -39,7 +39,7 @@ def reasons(node: NodeView, wanted: Request | None = None) -> list[str]:
 @pytest.mark.parametrize(
     ("node", "said"),
     [
-        pytest.param(view(excluded="port taken twice"), "refused it in this run: port taken twice", id="excluded"),
+        pytest.param(view(excluded="port taken twice"), "out of the question: port taken twice", id="excluded"),
         pytest.param(view(state=NodeState.CORDONED, reason="new disk"), "cordoned: new disk", id="cordoned"),
         pytest.param(view(state=NodeState.CORDONED), "cordoned", id="cordoned without a reason"),
         pytest.param(view(state=NodeState.DRAINING, reason="move"), "draining: move", id="draining"),

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "restart": Entry("life:restart", "Stop and start workspaces, or make them anew with --recreate."),
     "rm": Entry("life:rm", "Remove workspaces; the files stay unless --purge-data."),
     "migrate-user": Entry("migrate:migrate_user", "Move a user with their files to another node."),
+    "rebalance": Entry("rebalance:rebalance", "Even out the load of the nodes, by as few moves as it takes."),
     "touch": Entry("activity:touch", "Record that users are active now."),
     "reap-idle": Entry("reap:reap_idle", "Stop workspaces that nobody uses (the cron job)."),
     "activity": {
@@ -61,6 +62,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
         "trust": Entry("node:trust", "Trust a node's SSH host key after comparing its fingerprint."),
         "cordon": Entry("node:cordon", "Let no new users onto nodes; those there stay."),
         "uncordon": Entry("node:uncordon", "Let new users onto nodes again."),
+        "drain": Entry("drain:drain", "Move everybody off a node, and let nobody new onto it."),
     },
     "lease": {
         "ls": Entry("lease:ls", "List who is acting on what."),
@@ -84,7 +86,7 @@ GROUP_HELP = {
     "systemd": "Running reap-idle and reconcile regularly.",
     "backup": "Copies: of the state, of a user's files.",
     "restore": "Bring back what `backup` copied.",
-    "node": "Nodes: list, check, trust, cordon.",
+    "node": "Nodes: list, check, trust, cordon, drain.",
     "lease": "Leases: who is acting on what.",
     "db": "The state database's schema.",
     "inventory": "The inventory file.",

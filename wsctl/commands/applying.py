@@ -6,6 +6,8 @@ to. Not responsible for: the work itself (`wsctl.gateway`), nor how the results 
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -105,11 +107,45 @@ def auto_apply(app: App, verb: str, *, dry_run: bool) -> Iterator[None]:
             )
 
 
-def _apply_quietly(app: App, verb: str) -> list[tuple[str, WsctlError]]:
-    from wsctl.gateway import ApplyOptions
+class AsItGoes:
+    """Puts the map live while a verb goes on changing placements, if the inventory says `gateway.auto_apply`: whoever
+    was moved is routed at once, and not when the last one has moved. Changes that come while an apply is under way are
+    in the next one, all together. A failure isn't told here: the apply at the end of the verb repeats it.
+    """
 
+    def __init__(self, app: App, verb: str) -> None:
+        self._app = app
+        self._verb = verb
+        self._lock = threading.Lock()
+        self._is_stale = self._is_applying = False
+        self._wanted = app.inventory.auto_apply and bool(app.inventory.gateway_hosts)
+        if self._wanted:
+            # Opened here and not by whichever thread comes first.
+            _ = app.store, app.leases, app.gateways
+
+    def changed(self) -> None:
+        """A placement has changed: returns when it is live, or when another thread is going to see to that."""
+        if not self._wanted:
+            return
+        with self._lock:
+            self._is_stale = True
+            if self._is_applying:
+                return
+            self._is_applying = True
+        while self._goes_on():
+            with contextlib.suppress(WsctlError):
+                apply(self._app, _options(self._verb))
+
+    def _goes_on(self) -> bool:
+        with self._lock:
+            stale, self._is_stale = self._is_stale, False
+            self._is_applying = stale
+            return stale
+
+
+def _apply_quietly(app: App, verb: str) -> list[tuple[str, WsctlError]]:
     try:
-        results = apply(app, ApplyOptions(wait_s=AUTO_WAIT_S, command=f"{verb} (auto_apply)"))
+        results = apply(app, _options(verb))
     except WsctlError as error:
         failed = [(name, error) for name in app.inventory.gateway_hosts]
     else:
@@ -117,6 +153,12 @@ def _apply_quietly(app: App, verb: str) -> list[tuple[str, WsctlError]]:
     for name, why in failed:
         app.out.warn(f"gateway {name}: {_reason(why)}")
     return failed
+
+
+def _options(verb: str) -> ApplyOptions:
+    from wsctl.gateway import ApplyOptions
+
+    return ApplyOptions(wait_s=AUTO_WAIT_S, command=f"{verb} (auto_apply)")
 
 
 def _reason(error: WsctlError) -> str:

@@ -11,20 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsctl.commands import moves
 from wsctl.commands.applying import auto_apply
 from wsctl.commands.options import DryRunOpt, RequestOpt, UserArg, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
-from wsctl.errors import NodeError, NotFound, UsageError
-from wsctl.model import ClusterView, WorkspaceSpec
+from wsctl.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from wsctl.movework import Told
     from wsctl.output import Progress
     from wsctl.planner import How
     from wsctl.workflow import Operation, Outcome
-
-ASSUMED_BYTES_S = 100 * 1024 * 1024
-"""What the estimate of a dry run reckons with where no limit is given: a gigabit."""
 
 
 @command
@@ -37,16 +34,10 @@ def migrate_user(
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Back to the node that keeps the files of the last move.")
     ] = False,
-    verify: Annotated[
-        str, typer.Option("--verify", metavar="sample|full", help="Compare the content of a sample, or of all files.")
-    ] = "sample",
-    bwlimit: Annotated[
-        str | None, typer.Option("--bwlimit", metavar="SIZE", help="Copy at most so much a second, e.g. 20m.")
-    ] = None,
-    compress: Annotated[bool, typer.Option("--compress", help="Compress on the way: for slow networks.")] = False,
-    keep: Annotated[
-        str, typer.Option("--keep", metavar="DURATION", help="How long the source keeps its copy.")
-    ] = "24h",
+    verify: moves.VerifyOpt = "sample",
+    bwlimit: moves.BwlimitOpt = None,
+    compress: moves.CompressOpt = False,
+    keep: moves.KeepOpt = "24h",
     wait: WaitOpt = "10s",
     request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
@@ -62,16 +53,13 @@ def migrate_user(
       wsctl migrate-user alice --to n2 --bwlimit 50m
       wsctl migrate-user alice --rollback
     """
-    from wsctl.planner import How
     from wsctl.requests import run
     from wsctl.workflow import Options, Workflow
 
     (target,) = check_users([user])
-    if verify not in ("sample", "full"):
-        raise UsageError(f"--verify {verify!r} is neither sample nor full")
+    how = moves.how_of(verify, bwlimit, keep, compress=compress)
     if rollback and to is not None:
         raise UsageError("--rollback goes to where the files are kept: it takes no --to")
-    how = How(seconds(keep, "--keep"), verify == "full", _size(bwlimit), compress)
     back_to = _kept_on(app, target, dry_run=dry_run) if rollback else None
     operation = _operation(app, target, back_to or to, how)
     request = app.request(request_id, "migrate-user", [target], to=to, rollback=rollback)
@@ -104,12 +92,7 @@ def _operation(app: App, user: str, to: str | None, how: How) -> Operation:
     from wsctl.planner import plan_migrate, plan_unmove
     from wsctl.workflow import Operation
 
-    classes, strategy = app.inventory.classes, app.inventory.strategy
-
-    def spec(user: str, view: ClusterView) -> WorkspaceSpec:
-        placement = view.placements.get(user)
-        return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
-
+    spec, strategy = moves.spec_of(app), app.inventory.strategy
     return Operation(
         "migrate-user",
         (user,),
@@ -130,17 +113,6 @@ def _kept_on(app: App, user: str, *, dry_run: bool) -> str:
     return max(kept, key=lambda copy: copy.number).node
 
 
-def _size(text: str | None) -> int | None:
-    from wsctl.inventory.scalars import parse_size
-
-    if text is None:
-        return None
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise UsageError(f"--bwlimit {text!r}: {error}", hint="for example --bwlimit 50m") from error
-
-
 def _show_dry_run(app: App, outcome: Outcome, how: How) -> None:
     from wsctl.commands.present import show_dry_run
     from wsctl.plan import CopyPass
@@ -150,16 +122,13 @@ def _show_dry_run(app: App, outcome: Outcome, how: How) -> None:
     copies = [step for step in outcome.work.steps if isinstance(step, CopyPass)] if outcome.work is not None else []
     if not copies:
         return
-    source = copies[0].source
-    try:
-        size = app.fleet.files.size(source, app.inventory.nodes[source].host_root.rstrip("/"), outcome.target)
-    except NodeError as error:
-        app.out.warn(f"sizes are unknown: {error.message}")
-        return
-    about_s = size.bytes / (how.bwlimit or ASSUMED_BYTES_S)
-    app.out.note(f"{human_bytes(size.bytes)} in {size.files} files; about {about_s:.0f} s while {outcome.target} works")
-    for name in size.odd:
-        app.out.warn(f"not copied, as it is a socket, a pipe or a device: {name}")
+    size = moves.measure(app, {outcome.target: copies[0].source}, 1).get(outcome.target)
+    if size is not None:
+        about_s = moves.estimate_s(size, how)
+        app.out.note(
+            f"{human_bytes(size.bytes)} in {size.files} files; about {about_s:.0f} s while {outcome.target} works"
+        )
+        moves.say_odd(app, [size])
 
 
 def _show(app: App, outcome: Outcome, *, rollback: bool) -> None:

@@ -14,7 +14,7 @@ import typer
 from wsctl.commands.options import DryRunOpt, RequestOpt, YesOpt, command
 from wsctl.context import App
 from wsctl.errors import NodeUnreachable, PartialFailure, Refused, WsctlError
-from wsctl.model import ClusterView, NodeState, NodeView
+from wsctl.model import ClusterView, NodeState
 
 NodeArg = Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="A node of the inventory.")]
 NodesArg = Annotated[list[str], typer.Argument(metavar="NODE…", show_default=False, help="Nodes of the inventory.")]
@@ -35,7 +35,7 @@ def ls(
     from wsctl.output import Column
 
     view = _view(app, None if probe else ())
-    items = [_node_dict(name, node) for name, node in view.nodes.items()]
+    items = [_node_dict(name, view) for name in view.nodes]
     columns = (
         Column("name"),
         Column("address"),
@@ -59,7 +59,7 @@ def show(app: App, node: NodeArg) -> None:
     app.inventory.node(node)
     view = _view(app, (node,))
     seen = view.nodes[node]
-    item = _node_dict(node, seen)
+    item = _node_dict(node, view)
     facts = seen.facts
     item |= {
         "docker_version": facts.version if facts is not None else None,
@@ -239,17 +239,20 @@ def _view(app: App, names: tuple[str, ...] | None) -> ClusterView:
     return view
 
 
-def _node_dict(name: str, node: NodeView) -> dict[str, object]:
+def _node_dict(name: str, view: ClusterView) -> dict[str, object]:
+    node = view.nodes[name]
     capacity, usage = node.node.capacity, node.usage
-    reason = node.mark.reason or None
-    if node.reachable is False:
-        reason = "; ".join(part for part in (reason, node.error) if part)
+    moving = sum(move.source == name for move in view.moves.values())
+    left = sum(placement.node == name for placement in view.placements.values())
+    progress = f"{left} left, {moving} of them on their way" if node.mark.state is NodeState.DRAINING else ""
+    silent = node.error if node.reachable is False else None
     return {
         "name": name,
         "address": node.node.address,
         "state": node.mark.state.value,
         "reachable": node.reachable,
         "workspaces": usage.workspaces,
+        "moving": moving,
         "active": usage.active,
         "capacity": {
             "workspaces": capacity.workspaces,
@@ -259,5 +262,5 @@ def _node_dict(name: str, node: NodeView) -> dict[str, object]:
         "used": {"memory_bytes": usage.memory_bytes, "cpus": usage.cpus_milli / 1000},
         "ports_free": node.ports_free,
         "labels": dict(node.node.labels),
-        "reason": reason,
+        "reason": "; ".join(part for part in (node.mark.reason, progress, silent) if part) or None,
     }

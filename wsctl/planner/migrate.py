@@ -16,11 +16,10 @@ from wsctl.model import (
     NodeView,
     Placement,
     PlacementState,
-    Resources,
     WorkspaceSpec,
 )
 from wsctl.model import Strategy as StrategyName
-from wsctl.moving import CopyState, KeptCopy, Move
+from wsctl.moving import CopyState, KeptCopy
 from wsctl.plan import (
     BeginMove,
     CheckCopy,
@@ -41,7 +40,8 @@ from wsctl.plan import (
 )
 from wsctl.planner.decision import Decision, Located, locate, set_aside
 from wsctl.planner.place import bring_up, create, plan_start
-from wsctl.scheduler import Placed, Request, choose, explain
+from wsctl.planner.relocation import request_of, without_move
+from wsctl.scheduler import Placed, choose, explain
 
 DAY_S = 86_400.0
 
@@ -103,8 +103,7 @@ def _move(
 ) -> Decision:
     user, placement = located.placement.user, located.placement
     stays_stopped = placement.state is PlacementState.STOPPED
-    takes = Resources(0, 0, 0) if stays_stopped else spec.resources
-    found = _choose(user, spec, takes, view, placement.node, goal, strategy)
+    found = _choose(placement, spec, view, goal, strategy)
     if isinstance(found, WsctlError):
         return Decision(user, error=found)
     reasons = explain(found.candidates)
@@ -170,27 +169,25 @@ def _source_aside(located: Located, node: str, how: How, *, copies: bool) -> lis
 
 
 def _choose(
-    user: str,
+    placement: Placement,
     spec: WorkspaceSpec,
-    takes: Resources,
     view: ClusterView,
-    source: str,
     goal: str | None,
     strategy: StrategyName,
 ) -> Placed | WsctlError:
+    user, source = placement.user, placement.node
     if goal is not None and goal not in view.nodes:
         return NotFound(f"no node {goal} in the inventory", hint="wsctl node ls")
     move = view.moves.get(user)
     nodes = {}
     for name, node in view.nodes.items():
-        seen = _without_move(node, move) if move is not None and move.target == name else node
+        seen = without_move(node, move) if move is not None and move.target == name else node
         if name == source:
             seen = replace(seen, excluded=f"{user} is there")
         elif goal is not None and name != goal:
             seen = replace(seen, excluded=seen.excluded or "not the one asked for")
         nodes[name] = seen
-    request = Request(user, takes, spec.image, spec.pull, spec.labels, spec.name)
-    found = choose(request, replace(view, nodes=nodes), strategy)
+    found = choose(request_of(placement, spec), replace(view, nodes=nodes), strategy)
     if isinstance(found, Placed):
         return found
     reasons = explain(found.candidates)
@@ -202,19 +199,6 @@ def _choose(
         else "wsctl node ls",
         details={"user": user, "nodes": reasons},
     )
-
-
-def _without_move(node: NodeView, move: Move) -> NodeView:
-    """The target as it will be once the user's earlier move has ended, which happens as the new one begins."""
-    active, used = int(move.active), node.usage
-    usage = replace(
-        used,
-        workspaces=used.workspaces - 1,
-        active=used.active - active,
-        memory_bytes=used.memory_bytes - active * move.memory_bytes,
-        cpus_milli=used.cpus_milli - active * move.cpus_milli,
-    )
-    return replace(node, usage=usage)
 
 
 def _finish(spec: WorkspaceSpec, located: Located, view: ClusterView, left: tuple[Step, ...]) -> Decision:

@@ -1,0 +1,216 @@
+"""What `migrate-user`, `node drain` and `rebalance` share: the options of a copy, sizes, progress, an item per user.
+
+Responsible for: their spelling and their form. Not responsible for: any of the verbs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+
+from wsctl.commands.options import seconds
+from wsctl.context import App
+from wsctl.errors import NodeError, UsageError
+from wsctl.model import ClusterView, WorkspaceSpec
+
+if TYPE_CHECKING:
+    from wsctl.moveports import Size
+    from wsctl.mover import Moved
+    from wsctl.output import Column, Progress
+    from wsctl.planner import How
+
+ASSUMED_BYTES_S = 100 * 1024 * 1024
+"""What an estimate reckons with where no limit is given: a gigabit."""
+
+DONE = ("moved", "gone")
+"""Verdicts after which nothing is left to do for a user."""
+
+FIRST_PASS = 90
+"""Hundredths of a user's bar that the first pass fills: what comes after it is short."""
+
+VerifyOpt = Annotated[
+    str, typer.Option("--verify", metavar="sample|full", help="Compare the content of a sample, or of all files.")
+]
+BwlimitOpt = Annotated[
+    str | None, typer.Option("--bwlimit", metavar="SIZE", help="Each copy takes at most so much a second, e.g. 20m.")
+]
+CompressOpt = Annotated[bool, typer.Option("--compress", help="Compress on the way: for slow networks.")]
+KeepOpt = Annotated[str, typer.Option("--keep", metavar="DURATION", help="How long the source keeps its copy.")]
+OnlyIdleOpt = Annotated[
+    bool, typer.Option("--only-idle", help="Leave those who work, by the rules of reap-idle, where they are.")
+]
+AtOnceOpt = Annotated[int, typer.Option("--parallel", min=1, max=64, help="Users moved at once.")]
+
+
+def how_of(verify: str, bwlimit: str | None, keep: str, *, compress: bool) -> How:
+    """The options of a copy, as the planner takes them. Raises `UsageError`."""
+    from wsctl.planner import How
+
+    if verify not in ("sample", "full"):
+        raise UsageError(f"--verify {verify!r} is neither sample nor full")
+    return How(seconds(keep, "--keep"), verify == "full", _size(bwlimit), compress)
+
+
+def _size(text: str | None) -> int | None:
+    from wsctl.inventory.scalars import parse_size
+
+    if text is None:
+        return None
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"--bwlimit {text!r}: {error}", hint="for example --bwlimit 50m") from error
+
+
+def spec_of(app: App) -> Callable[[str, ClusterView], WorkspaceSpec]:
+    """The spec of a placed user."""
+    classes = app.inventory.classes
+
+    def spec(user: str, view: ClusterView) -> WorkspaceSpec:
+        placement = view.placements.get(user)
+        return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
+
+    return spec
+
+
+# ------------------------------------------------------------------------------------------------------------- sizes
+
+
+def measure(app: App, homes: Mapping[str, str], parallel: int) -> dict[str, Size]:
+    """What there is to copy of users (user: node), read on the nodes; without those that couldn't be measured, of whom
+    a warning tells."""
+    from wsctl.transport.fanout import run as fan_out
+
+    files, nodes = app.fleet.files, app.inventory.nodes
+    local = {user: node for user, node in homes.items() if nodes[node].storage != "shared"}
+
+    def one(user: str) -> Size:
+        return files.size(local[user], nodes[local[user]].host_root.rstrip("/"), user)
+
+    sizes: dict[str, Size] = {}
+    for user, found in fan_out(local, one, parallel=parallel, deadline_s=600.0).items():
+        if isinstance(found, NodeError):
+            app.out.warn(f"the size of {user}'s files is unknown: {found.message}")
+        elif isinstance(found, Exception):
+            raise found
+        else:
+            sizes[user] = found
+    return sizes
+
+
+def estimate_s(size: Size, how: How) -> float:
+    """How long one copy takes by its size alone."""
+    return size.bytes / (how.bwlimit or ASSUMED_BYTES_S)
+
+
+def size_fields(size: Size | None, how: How) -> dict[str, object]:
+    """What a dry run says of one user's files; None where it isn't known."""
+    if size is None:
+        return {"size_bytes": None, "files": None, "estimate_s": None}
+    return {"size_bytes": size.bytes, "files": size.files, "estimate_s": round(estimate_s(size, how), 1)}
+
+
+def say_odd(app: App, sizes: Iterable[Size]) -> None:
+    """Which files wouldn't be copied."""
+    for size in sizes:
+        for name in size.odd:
+            app.out.warn(f"not copied, as it is a socket, a pipe or a device: {name}")
+
+
+# ---------------------------------------------------------------------------------------------------------- progress
+
+
+class Bars:
+    """One bar on a terminal for many moves, a hundred parts for each user; there is none before `begin`."""
+
+    def __init__(self, app: App, label: str) -> None:
+        self._app = app
+        self._label = label
+        self._stack = ExitStack()
+        self._bar: Progress | None = None
+        self._shown: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def begin(self, users: int) -> None:
+        """So many are going to be moved. Only the first time counts."""
+        if self._bar is None and users:
+            self._bar = self._stack.enter_context(self._app.out.progress(users * 100, self._label))
+
+    def told(self, user: str, number: int, size: int, share: float) -> None:
+        """How far the copy of a user is; later passes are short, and a copy that begins anew doesn't go back."""
+        self._to(user, int(share * FIRST_PASS) if number == 1 else FIRST_PASS)
+
+    def ended(self, user: str) -> None:
+        """Nothing more comes of this user."""
+        self._to(user, 100)
+
+    def _to(self, user: str, part: int) -> None:
+        shown = self._shown.get(user, 0)
+        if self._bar is not None and part > shown:
+            self._shown[user] = part
+            self._bar.advance(part - shown)
+
+
+def say_stopping(app: App, users: Sequence[str]) -> None:
+    """The answer to the first Ctrl-C."""
+    names = ", ".join(users[:5]) + ("…" if len(users) > 5 else "")
+    app.out.warn(f"no further move begins; waiting for {names} to arrive (Ctrl-C again: stop at once)")
+
+
+# ------------------------------------------------------------------------------------------------------------- items
+
+
+def item_of(user: str | None, source: str, verdict: str, **more: object) -> dict[str, object]:
+    """One line of the answer: `migrate-user`'s fields, and what became of it. The others are None or 0."""
+    found: dict[str, object] = {
+        "user": user, "source": source, "target": None, "generation": None, "downtime_ms": 0, "bytes_copied": 0,
+        "passes": 0, "action": "none", "verdict": verdict, "reason": None, "kept_copy": None,
+    }  # fmt: skip
+    return {**found, **more}
+
+
+def moved_item(one: Moved, verdict: str, kept_copy: str | None) -> dict[str, object]:
+    """What became of one who was to be moved."""
+    outcome = one.outcome
+    placement = outcome.placement if outcome is not None else None
+    facts = outcome.facts if outcome is not None else {}
+    did = outcome is not None and verdict == "moved"
+    return item_of(
+        one.errand.user,
+        one.errand.source,
+        verdict,
+        target=placement.node if did and placement is not None else None,
+        generation=placement.generation if placement is not None else None,
+        downtime_ms=facts.get("downtime_ms", 0),
+        bytes_copied=facts.get("bytes_copied", 0),
+        passes=facts.get("passes", 0),
+        action=outcome.action if outcome is not None and did else "none",
+        reason=one.reason,
+        kept_copy=kept_copy,
+    )
+
+
+def columns(*, planned: bool) -> Sequence[Column]:
+    """The columns of a table of moves, planned or made."""
+    from wsctl.output import Column, human_bytes
+
+    size = Column(
+        "size_bytes" if planned else "bytes_copied",
+        "size" if planned else "copied",
+        show=_shown(human_bytes),
+        right=True,
+    )
+    down = () if planned else (Column("downtime_ms", "down", show=_shown(lambda ms: f"{ms / 1000:.1f} s"), right=True),)
+    return (Column("user"), Column("source"), Column("target"), Column("verdict"), size, *down, Column("reason"))
+
+
+def _shown(how: Callable[[float], str]) -> Callable[[object], str]:
+    return lambda value: how(float(value)) if isinstance(value, (int, float)) else "-"
