@@ -33,6 +33,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
         "forget": Entry("activity:forget", "Forget an access log that isn't ingested any more."),
     },
     "reconcile": Entry("reconcile:reconcile", "Find what differs from the state, and repair what is safe."),
+    "watch": Entry("watch:watch", "Watch over the nodes, and wake who is asked for (a service)."),
     "render-gateway": Entry("gateway:render_gateway", "Write the Nginx route map, or the snippet that goes with it."),
     "serve-routes": Entry("serve_routes:serve_routes", "Answer Nginx where users are and who may pass."),
     "audit": Entry("audit:audit", "Show what was done and by whom, export it, or check that it is whole."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from wsctl.inventory.scalars import duration_text, size_text
-from wsctl.inventory.settings import Inventory, ReapSettings
+from wsctl.inventory.settings import Inventory, ReapSettings, WatchSettings
 from wsctl.model import Node, ReadyProbe, SshSettings, WorkspaceSpec
 from wsctl.routes import GatewayHost, GatewaySettings
 from wsctl.text import UNSAFE
@@ -30,6 +30,7 @@ def effective(inventory: Inventory) -> Data:
         "workspace": {**_workspace(inventory.workspace), "classes": others},
         "scheduler": {"strategy": str(inventory.strategy)},
         "reap": _reap(inventory.reap),
+        "watch": _watch(inventory.watch),
         "requests": {"keep": duration_text(inventory.requests_keep_s)},
         "gateway": {
             **_gateway(inventory.gateway),
@@ -122,6 +123,20 @@ def _reap(reap: ReapSettings) -> Data:
         "url": reap.url,
         "timeout": duration_text(reap.timeout_s),
         "users": {user: "never" if s is None else duration_text(s) for user, s in sorted(reap.users.items())},
+    }
+
+
+def _watch(watch: WatchSettings) -> Data:
+    rules = watch.rules
+    return {
+        "interval": duration_text(rules.interval_s),
+        "suspect_after": duration_text(rules.suspect_after_s),
+        "down_after": duration_text(rules.down_after_s),
+        "misses": rules.misses,
+        "alarm_percent": rules.alarm_percent,
+        "alarm_least": rules.alarm_least,
+        "set_aside": duration_text(watch.set_aside_s),
+        "wake": watch.wake,
     }
 
 
