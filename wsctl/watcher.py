@@ -110,6 +110,8 @@ class Watcher:
         self._errands.check()
         now = self.now()
         if self._ticked is not None and now - self._ticked > PAUSE_S:
+            with self._lock:
+                self._unable = self._unable or "it stood still"  # until notes are compared again
             self._forget(now)
             self.say(
                 Event("paused", None, f"stood still for {now - self._ticked:.1f} s: all that was seen is forgotten")

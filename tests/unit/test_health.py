@@ -18,8 +18,8 @@ from wsctl.health import (
     knocked,
     looked,
     nothing_known,
-    witnessed,
     threshold,
+    witnessed,
 )
 
 RULES = Rules()
@@ -29,7 +29,10 @@ HUNG = Evidence(80.0, 100.0, misses=8, reason="the engine doesn't answer")
 BAD = {Health.SUSPECT, Health.DOWN}
 
 
-def one(known: Evidence, others: Others = Others(), now: float = 100.0, rules: Rules = RULES) -> tuple[Health, str]:
+NOBODY = Others()
+
+
+def one(known: Evidence, others: Others = NOBODY, now: float = 100.0, rules: Rules = RULES) -> tuple[Health, str]:
     """The verdict on one node among enough others that are well."""
     fleet = {"n1": known} | {f"w{number}": Evidence(now, now) for number in range(9)}
     verdict = judge(fleet, {"n1": others}, now, rules).verdicts["n1"]

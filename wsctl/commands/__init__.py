@@ -76,7 +76,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
 
 GROUP_HELP = {
     "activity": "Who is active: the gateway's access log.",
-    "systemd": "Running reap-idle and reconcile regularly.",
+    "systemd": "Running reap-idle and reconcile regularly, and watch all the time.",
     "backup": "Copies: of the state, of a user's files.",
     "restore": "Bring back what `backup` copied.",
     "node": "Nodes: list, check, trust, cordon.",

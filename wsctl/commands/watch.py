@@ -103,7 +103,7 @@ def _sayer(app: App) -> Callable[[Event], None]:
 
     def say(event: Event) -> None:
         at = app.wiring.clock.now()
-        silent = f" (no sign for {event.silent_s:g} s)" if event.silent_s else ""
+        silent = f" (no sign for {event.silent_s:g} s)" if event.silent_s and event.silent_s > 1 else ""
         reason = f": {event.reason}" if event.reason else ""
         item = {
             "at": iso(at), "event": event.event, "node": event.node, "reason": event.reason or None,
