@@ -23,6 +23,11 @@ PATIENCE = 3
 """After so many times `suspect_after_s` a node is suspect even if no look has ended."""
 
 
+NEWS = 3.5
+"""How many intervals old it may be when we hear that another watcher sees a node well: it looks once an interval, notes
+it once an interval, and we ask once an interval."""
+
+
 class Sign(StrEnum):
     """What one look at a node showed: its engine answers; only its machine does; nothing does."""
 
@@ -156,7 +161,9 @@ def threshold(nodes: int, rules: Rules) -> int:
 
 def _alone(known: Evidence, others: Others, now: float, rules: Rules) -> Verdict:
     """The verdict on one node, as if there were no others."""
-    unwell_s = _youngest(now - known.well_at, others.well_s)
+    unwell_s = now - known.well_at
+    if others.well_s is not None and others.well_s < max(rules.suspect_after_s, NEWS * rules.interval_s):
+        unwell_s = 0.0
     silent_s = _youngest(now - known.alive_at, others.alive_s)
     # Two misses at least; but when no look comes to an end any more, there is nothing to count.
     patient = known.misses < min(2, rules.misses) and unwell_s < PATIENCE * rules.suspect_after_s

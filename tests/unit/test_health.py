@@ -53,7 +53,8 @@ def one(known: Evidence, others: Others = NOBODY, now: float = 100.0, rules: Rul
         (replace(DEAD, misses=0), Others(), Health.DOWN),  # no look has come to an end for 20 s
         (DEAD, Others(alive_s=9.9), Health.SUSPECT),
         (DEAD, Others(alive_s=10.0), Health.DOWN),
-        (DEAD, Others(well_s=3.9, alive_s=3.9), Health.OK),
+        (DEAD, Others(well_s=6.9, alive_s=6.9), Health.OK),
+        (DEAD, Others(well_s=7.1, alive_s=7.1), Health.SUSPECT),
         (nothing_known(100.0), Others(), Health.OK),
         (nothing_known(90.0), Others(), Health.OK),
         (nothing_known(87.0), Others(), Health.SUSPECT),
