@@ -78,10 +78,11 @@ def _carry(ends: list[socket.socket], done: int, loss: float, jitter_s: float, c
     number = 0
     while True:
         wait = max(0.0, late[0][0] - time.monotonic()) if late else None
-        ready = select.select([*ends, done], [], [], wait)[0]
+        waits: list[socket.socket | int] = [*ends, done]
+        ready = select.select(waits, [], [], wait)[0]
         if done in ready:
             return
-        for end in ready:
+        for end in (one for one in ends if one in ready):
             other = ends[1] if end is ends[0] else ends[0]
             with suppress(BlockingIOError, OSError):
                 while True:

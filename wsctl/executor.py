@@ -24,7 +24,6 @@ from wsctl.desired import desired
 from wsctl.errors import BackendError, NodeError, NotReady, PlanChanged, StaleGeneration, Unschedulable, WsctlError
 from wsctl.model import (
     Node,
-    NodeState,
     Placement,
     PlacementState,
     WorkspaceSpec,
@@ -348,8 +347,6 @@ class _Run:
     def _mark(self, step: MarkNode) -> None:
         who = str(self.executor.auditor.actor)
         self.executor.store.set_mark(step.node, step.state, step.reason, who, audit=self.entries)
-        if step.state is NodeState.READY:
-            self.executor.store.drop_reports(step.node)
 
     def _record(self, state: PlacementState) -> None:
         placement = self._placed()

@@ -223,7 +223,7 @@ class Store(MoveStore, Protocol):
         """What operators recorded about nodes."""
 
     def set_mark(self, node: str, state: NodeState, reason: str, by: str, *, audit: Sequence[AuditEntry] = ()) -> None:
-        """Record a node's state."""
+        """Record a node's state; `ready` also takes back what is reported against it."""
 
     def node_reports(self) -> list[NodeReport]:
         """What is reported against nodes and hasn't run out, sorted by node and kind."""

@@ -65,6 +65,7 @@ for reader in (
     "doctor",
     "backup state",
     "serve-routes",
+    "watch",
 ):
     WRITERS.remove(reader)
 WRITERS = [name for name in WRITERS if not name.startswith("inventory")]

@@ -177,8 +177,8 @@ def service_paused(site: Site, name: str) -> Iterator[None]:
 
 
 LASTING: dict[str, tuple[Callable[[Site], Any], float]] = {
-    "loss and jitter on one node": (lambda site: loss(site, "n1"), 180),
-    "loss and jitter on all nodes": (lambda site: loss(site, "n1", "n2", "n3"), 180),
+    "loss and jitter on one node": (lambda site: loss(site, "n1"), 150),
+    "loss and jitter on all nodes": (lambda site: loss(site, "n1", "n2", "n3"), 150),
     "a frozen engine": (lambda site: engine_frozen(site, "n1"), 10),
     "an engine that stays frozen": (lambda site: engine_frozen(site, "n1"), 60),
     "Redis down": (lambda site: service_down(site, "redis"), 30),
@@ -192,6 +192,7 @@ LASTING: dict[str, tuple[Callable[[Site], Any], float]] = {
 
 
 @slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("fault", LASTING)
 def test_nobody_who_lives_is_given_up(site: Site, fault: str) -> None:
     made, lasts_s = LASTING[fault]
@@ -204,6 +205,7 @@ def test_nobody_who_lives_is_given_up(site: Site, fault: str) -> None:
 
 
 @slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("service", ["redis", "mariadb"])
 def test_without_its_notes_nobody_is_given_up_and_then_the_dead_are(site: Site, service: str) -> None:
     with watching(site) as watch:
@@ -217,6 +219,7 @@ def test_without_its_notes_nobody_is_given_up_and_then_the_dead_are(site: Site, 
 
 
 @slow
+@pytest.mark.timeout(400)
 def test_a_frozen_control_host_forgets(site: Site) -> None:
     with watching(site) as watch:
         watch.process.send_signal(signal.SIGSTOP)
@@ -234,6 +237,7 @@ def test_a_frozen_control_host_forgets(site: Site) -> None:
 
 
 @slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("round", range(5))
 def test_a_killed_node_is_found_in_time(site: Site, round: int) -> None:
     with watching(site) as watch:

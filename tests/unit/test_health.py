@@ -148,7 +148,8 @@ def test_down_has_all_its_reasons(
         assert known.denied
         assert 100 - known.alive_at >= rules.down_after_s
         assert seen.alive_s is None or seen.alive_s >= rules.down_after_s
-        near = [other for other in down if abs(fleet[other].alive_at - known.alive_at) <= rules.window_s]
+        silent = judgement.verdicts[name].silent_s
+        near = [n for n in down if abs(judgement.verdicts[n].silent_s - silent) <= rules.window_s]
         assert len(near) + len(fallen) < threshold(len(fleet) + len(fallen), rules)
 
 

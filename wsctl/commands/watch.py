@@ -20,6 +20,8 @@ from wsctl.context import App
 from wsctl.text import iso
 
 if TYPE_CHECKING:
+    from wsctl.waker import Waker
+    from wsctl.watcher import Watcher
     from wsctl.watchports import Event
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -53,48 +55,59 @@ def watch(
       wsctl watch --wake 127.0.0.1:8096 -o json
     """
     import gc
-    import socket
 
     from wsctl.commands.waking import answering
-    from wsctl.notify import Supervisor
-    from wsctl.watcher import Watcher
     from wsctl.watchports import Event
 
     gc.enable()  # a command does without; this one runs for months
     length_s = None if duration is None else seconds(duration, "--for")
-    inventory, supervisor, stopped = app.inventory, Supervisor(os.environ), threading.Event()
     say = _sayer(app)
-    watcher = Watcher(
+    watcher = _watcher(app, name, say)
+    where = wake or app.inventory.watch.wake
+    hook = answering(app, where, lambda user, why: say(Event("wake", None, f"{user}: {why}")), now) if where else None
+    with hook or nullcontext() as waker:
+        app.out.note(f"{watcher.name} watches {len(watcher.nodes)} nodes" + (f", wakes on {where}" if where else ""))
+        _run(app, watcher, waker, None if length_s is None else now() + length_s)
+
+
+def _watcher(app: App, name: str | None, say: Callable[[Event], None]) -> Watcher:
+    import socket
+
+    from wsctl.watcher import Watcher
+
+    return Watcher(
         name or f"{socket.gethostname()}:{os.getpid()}",
-        tuple(inventory.nodes),
+        tuple(app.inventory.nodes),
         app.probes,
         app.presence,
         app.store,
-        inventory.watch.rules,
+        app.inventory.watch.rules,
         now,
         say,
     )
-    where = wake or inventory.watch.wake
-    hook = answering(app, where, lambda user, why: say(Event("wake", None, f"{user}: {why}")), now) if where else None
-    with hook or nullcontext() as waker:
-        ends = None if length_s is None else now() + length_s
-        app.out.note(f"{watcher.name} watches {len(inventory.nodes)} nodes" + (f", wakes on {where}" if where else ""))
-        supervisor.ready()
 
-        def turned() -> None:
-            supervisor.alive()
-            if waker is not None:
-                waker.check()
-            if ends is not None and now() >= ends:
-                stopped.set()
 
-        watcher.beat = turned
-        try:
-            watcher.run(stopped)
-        except KeyboardInterrupt:
-            app.out.note("ended")
-        finally:
-            supervisor.ending()
+def _run(app: App, watcher: Watcher, waker: Waker | None, ends: float | None) -> None:
+    """Watch until told to end, by a signal or the clock; systemd is told how it goes."""
+    from wsctl.notify import Supervisor
+
+    supervisor, stopped = Supervisor(os.environ), threading.Event()
+
+    def turned() -> None:
+        supervisor.alive()
+        if waker is not None:
+            waker.check()
+        if ends is not None and now() >= ends:
+            stopped.set()
+
+    watcher.beat = turned
+    supervisor.ready()
+    try:
+        watcher.run(stopped)
+    except KeyboardInterrupt:
+        app.out.note("ended")
+    finally:
+        supervisor.ending()
 
 
 def _sayer(app: App) -> Callable[[Event], None]:

@@ -138,8 +138,10 @@ def pending(applied: dict[int, Applied], label: str) -> list[Step]:
 def version_of(applied: dict[int, Applied]) -> int:
     """The newest step that is complete with all before it."""
     version = 0
-    while version + 1 in applied and applied[version + 1].done:
-        version += 1
+    for step in STEPS:
+        if step.version not in applied or not applied[step.version].done:
+            break
+        version = step.version
     return version
 
 
