@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from wsctl.snapshots import Repository
     from wsctl.store.store import SqlStore
     from wsctl.transport import HostKey
+    from wsctl.watchports import Presence, Probes
     from wsctl.workflow import World
 
 
@@ -104,12 +105,19 @@ def _real_gateways(hosts: Mapping[str, GatewayHost]) -> GatewayFleet:
     return Gateways(hosts)
 
 
+def _real_probes(nodes: Mapping[str, Node]) -> Probes:
+    from wsctl.transport.probes import NodeProbes
+
+    return NodeProbes(nodes)
+
+
 @dataclass(frozen=True, slots=True)
 class Wiring:
     """What tests replace: how nodes and gateways are reached and what time it is."""
 
     fleet: Callable[[Mapping[str, Node], str], Fleet] = _real_fleet
     gateways: Callable[[Mapping[str, GatewayHost]], GatewayFleet] = _real_gateways
+    probes: Callable[[Mapping[str, Node]], Probes] = _real_probes
     clock: Clock = SystemClock()  # noqa: RUF009 - it holds no state
 
 
@@ -176,6 +184,23 @@ class App:
     def leases_for_reading(self) -> Leases:
         """The same for who only looks: no state database is created."""
         return self._open_leases(lambda: self.store_for_reading)
+
+    @cached_property
+    def presence(self) -> Presence:
+        """What watchers saw: in Redis, or rows in the state database."""
+        return self._open_presence(lambda: self.store)
+
+    @cached_property
+    def presence_for_reading(self) -> Presence:
+        """The same for who only looks: no state database is created."""
+        return self._open_presence(lambda: self.store_for_reading)
+
+    @cached_property
+    def probes(self) -> Probes:
+        """Looking at the nodes again and again; none is connected yet."""
+        probes = self.wiring.probes(self.inventory.nodes)
+        self._stack.callback(probes.close)
+        return probes
 
     @cached_property
     def start_gate(self) -> StartGate:
@@ -300,6 +325,7 @@ class App:
             warm=self.fleet.warm,
             parallel=parallel,
             lease_wait_s=wait_s,
+            set_aside_s=self.inventory.watch.set_aside_s,
         )
 
     def _open_leases(self, store: Callable[[], SqlStore]) -> Leases:
@@ -316,6 +342,20 @@ class App:
         )
         self._stack.callback(leases.close)
         return leases
+
+    def _open_presence(self, store: Callable[[], SqlStore]) -> Presence:
+        from wsctl.coordination import PRESENCE_S, open_presence
+        from wsctl.store import presence_rows
+
+        presence = open_presence(
+            self.inventory.coordination,
+            cluster=self.inventory.cluster,
+            rows=lambda: presence_rows(store(), PRESENCE_S),
+            password=self.coordination_password,
+            base=self.inventory_file.parent,
+        )
+        self._stack.callback(presence.close)
+        return presence
 
     def _open_store(self, *, create: bool) -> SqlStore:
         from wsctl.store import open_store

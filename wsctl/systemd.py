@@ -16,7 +16,8 @@ MADE_BY = "# Made by `wsctl systemd`; changes belong into a drop-in: systemctl e
 @dataclass(frozen=True, slots=True)
 class Job:
     """Something to run regularly: `argv` behind `wsctl`, when (systemd's OnCalendar, cron's five fields), how long it
-    may take at most, and by how much it is spread so that control hosts don't begin in the same second."""
+    may take at most, and by how much it is spread so that control hosts don't begin in the same second. Without a
+    calendar it is a service that runs all the time."""
 
     name: str
     about: str
@@ -25,6 +26,11 @@ class Job:
     cron: str
     limit: str
     spread_s: int
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it never ends by itself."""
+        return not self.calendar
 
 
 JOBS = {
@@ -57,13 +63,37 @@ JOBS = {
             "12h",
             600,
         ),
+        Job("watch", "watch over the nodes", ("watch", "--quiet", "--output", "plain"), "", "", "", 0),
     )
 }
 
 
+_SERVICE = """\
+{made_by} wsctl-{job.name}.service
+[Unit]
+Description=wsctl {job.name}: {job.about}
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+User={user}
+ExecStart={argv}
+WatchdogSec=60
+Restart=always
+RestartSec=5
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
 def units(job: Job, command: Sequence[str], inventory: str, user: str) -> dict[str, str]:
-    """The service and the timer of a job, by file name. `command` is how wsctl is started, in absolute paths."""
+    """The service and the timer (if any) of a job, by file name. `command` is how wsctl is started: absolute paths."""
     argv = " ".join(_word(word) for word in (*command, *job.argv, "--inventory", inventory))
+    if job.is_service:
+        return {f"wsctl-{job.name}.service": _SERVICE.format(made_by=MADE_BY, job=job, user=user, argv=argv)}
     service = f"""\
 {MADE_BY} wsctl-{job.name}.service
 [Unit]
@@ -94,7 +124,10 @@ WantedBy=timers.target
 
 
 def cron_line(job: Job, command: Sequence[str], inventory: str, user: str) -> str:
-    """The same as a line of /etc/cron.d. Cron mails what is said, which is nothing unless something failed."""
+    """The same as a line of /etc/cron.d. Cron mails what is said, which is nothing unless something failed. What runs
+    all the time is no work for cron, and a line says so."""
+    if job.is_service:
+        return f"# wsctl {job.name} runs all the time: wsctl systemd install {job.name}"
     words = shlex.join((*command, *job.argv, "--inventory", inventory)).replace("%", r"\%")
     return f"{job.cron}  {user}  {words} > /dev/null"
 

@@ -38,7 +38,7 @@ def print_(
     cron: Annotated[bool, typer.Option("--cron", help="Lines of /etc/cron.d instead of units.")] = False,
     user: UserOpt = None,
 ) -> None:
-    """Print the units (or cron lines) that run reap-idle and reconcile regularly.
+    """Print the units (or cron lines) that run reap-idle and reconcile regularly, and watch all the time.
 
     Examples:
       wsctl systemd print reap-idle
@@ -85,8 +85,8 @@ def install(
         if item["action"] == "written":
             replace_file(folder / str(item["unit"]), texts[str(item["unit"])])
     app.out.rows(items, (Column("unit"), Column("file"), Column("action")))
-    timers = " ".join(name for name in texts if name.endswith(".timer"))
-    app.out.hint(f"systemctl daemon-reload && systemctl enable --now {timers}")
+    wanted = " ".join(name for name, text in texts.items() if "[Install]" in text)
+    app.out.hint(f"systemctl daemon-reload && systemctl enable --now {wanted}")
 
 
 def _jobs(app: App, names: list[str] | None) -> list[Job]:
