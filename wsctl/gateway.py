@@ -12,12 +12,13 @@ and reloads. *Reloaded*: the next run confirms. The file that was good last stay
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from wsctl.errors import GatewayError, NodeError, NodeUnreachable, Refused, WsctlError
+from wsctl.errors import BackendError, GatewayError, NodeError, NodeUnreachable, Refused, WsctlError
 from wsctl.frontends import Gateway, LiveFile, Said
 from wsctl.livemap import Served, Verdict, Wanted, complaint_in, decide, fixed_part, parse_served
 from wsctl.nginx import MapRefused
@@ -68,6 +69,25 @@ class Applied:
     error: WsctlError | None = None
 
 
+class Maps:
+    """The map of the placements as they are, rendered once for all gateways that ask at the same time."""
+
+    def __init__(self, render: Callable[[], Wanted]) -> None:
+        self._render = render
+        self._lock = threading.Lock()
+        self._began = float("-inf")
+        self._made: Wanted | None = None
+
+    def now(self) -> Wanted:
+        """A map that was begun after the call: what was true before is in it. Raises what rendering raises."""
+        asked = time.monotonic()
+        with self._lock:
+            if self._made is None or self._began <= asked:
+                self._made, self._began = None, time.monotonic()
+                self._made = self._render()
+            return self._made
+
+
 class Applier:
     """One run. `connect` gives a gateway by name, `render` the map of the placements as they are at that moment."""
 
@@ -80,13 +100,16 @@ class Applier:
         options: ApplyOptions,
     ) -> None:
         self._connect = connect
-        self._render = render
+        self._maps = Maps(render)
         self._leases = leases
         self._clock = clock
         self._options = options
 
     def run(self, names: Sequence[str]) -> list[Applied]:
-        """Apply to all of them side by side; one that fails doesn't stop the others. In the given order."""
+        """Apply to all of them side by side; one that fails doesn't stop the others. In the given order.
+
+        Raises `BackendError` if one and the same stopped all of several: there is no map that anybody may get.
+        """
         results = fan_out(names, self._one, parallel=PARALLEL, deadline_s=DEADLINE_S)
         found: list[Applied] = []
         for name, result in results.items():
@@ -97,6 +120,7 @@ class Applier:
                 found.append(Applied(name, "failed", error=late))
             else:
                 raise result
+        _raise_if_there_is_no_map([one.error for one in found])
         return found
 
     def _one(self, name: str) -> Applied:
@@ -118,7 +142,7 @@ class Applier:
 
     def _look(self, name: str, gateway: Gateway) -> Look:
         """The gateway and the placements as they are now. Raises `Refused` where nothing may be done."""
-        wanted = self._render()
+        wanted = self._maps.now()
         live = gateway.read()
         said = gateway.status()
         served = parse_served(said.words) if said.ok else None
@@ -296,6 +320,12 @@ class Application:
         if not tested:
             self._gateway.put_back(there_was_none=True)
         return Standing.FIRST if tested else Standing.NONE
+
+
+def _raise_if_there_is_no_map(errors: Sequence[WsctlError | None]) -> None:
+    backend = [error for error in errors if isinstance(error, BackendError)]
+    if len(backend) == len(errors) > 1 and len({error.message for error in backend}) == 1:
+        raise backend[0]
 
 
 def _name(served: Served) -> str:

@@ -23,9 +23,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from typing import NamedTuple
 
 from wsctl import maptext
 from wsctl.model import Placement, PlacementState, SshSettings, is_user_id, upstream
+from wsctl.spots import Spot
 
 PREFIX = re.compile(r"/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*/)*", re.ASCII)
 """A path prefix: segments of plain characters that don't start with a dot. Use `fullmatch`."""
@@ -110,8 +112,7 @@ class GatewayHost:
         return self.address == "local"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """Requests of `user` go to `address` (an IP literal) and `port`; `node` is only needed to redirect."""
 
     user: str
@@ -135,20 +136,24 @@ def check_prefix(prefix: str) -> None:
         raise ValueError(f"not a path prefix: {prefix!r}; expected something like '/ws/': letters, digits, . _ ~ -")
 
 
-def routes_of(placements: Iterable[Placement], addresses: Mapping[str, str | None]) -> list[Route]:
+def routes_of(placements: Iterable[Placement | Spot], addresses: Mapping[str, str | None]) -> list[Route]:
     """The routes of all placements that are to be routed.
 
     `addresses` are the nodes' publish addresses as the inventory has them now; one of them wins over the address in the
     placement's row, which was true when the row was written.
     """
+    running, address_of = PlacementState.RUNNING, addresses.get  # a million times each
     return [
-        Route(p.user, addresses.get(p.node) or p.address, p.host_port, p.node) for p in placements if p.state.is_routed
+        Route(p.user, address_of(p.node) or p.address, p.host_port, p.node)
+        for p in placements
+        if p.state is running or p.state.is_routed
     ]
 
 
-def states_of(placements: Iterable[Placement]) -> dict[str, str]:
+def states_of(placements: Iterable[Placement | Spot]) -> dict[str, str]:
     """What a page says about each user who isn't simply running: one of `STATES`."""
-    return {p.user: _SHOWN[p.state] for p in placements if p.state is not PlacementState.RUNNING}
+    running = PlacementState.RUNNING
+    return {p.user: _SHOWN[p.state] for p in placements if p.state is not running}
 
 
 def render_map(

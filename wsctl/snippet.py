@@ -152,7 +152,7 @@ _NO_AUTH = """    proxy_set_header X-Forwarded-User "";
 """
 
 _STRIP = """    # The workspace sees / as its root: what it sends back is put under the user's path again.
-    rewrite "(?s)^{base}[^/]+(/.*)\\z" $1 break;
+    if ($ws_rest = "") {{ rewrite "(?s)^{base}[^/]+(/.*)\\z" $1 break; }}
     proxy_pass http://{upstream}$ws_rest;
     proxy_set_header X-Forwarded-Prefix {prefix}$ws_user;
     proxy_redirect {prefix}$ws_user/ {prefix}$ws_user/;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ import pytest
 from tests.fakes import FakeClock
 from tests.gateways import FakeGateway
 from tests.worlds import make_site
-from wsctl.errors import GatewayError, LeaseHeld, LeaseLost, NodeUnreachable, Refused, WsctlError
-from wsctl.gateway import Applied, Applier, ApplyOptions
+from wsctl.errors import BackendError, GatewayError, LeaseHeld, LeaseLost, NodeUnreachable, Refused, WsctlError
+from wsctl.gateway import Applied, Applier, ApplyOptions, Maps
 from wsctl.livemap import Wanted, wanted_map
 from wsctl.nginx import MapRefused
 from wsctl.ports import Leases
@@ -266,3 +267,36 @@ def test_one_gateway_that_cannot_be_reached_does_not_stop_the_others(rig: Rig) -
     render: Callable[[], Wanted] = lambda: TWO  # noqa: E731
     found = Applier(connect, render, rig.leases, rig, ApplyOptions()).run(["a", "b", "c"])
     assert [(one.gateway, one.action) for one in found] == [("a", "applied"), ("b", "failed"), ("c", "applied")]
+
+
+def test_gateways_that_ask_together_share_a_map_and_later_ones_get_a_later_one(rig: Rig) -> None:
+    made: list[float] = []
+    together = threading.Barrier(4)
+
+    def render() -> Wanted:
+        made.append(time.monotonic())
+        time.sleep(0.2)
+        return TWO
+
+    def connect(name: str) -> FakeGateway:
+        together.wait(10)
+        return FakeGateway(live=ONE.text, served=ONE.text)
+
+    found = Applier(connect, render, rig.leases, rig, ApplyOptions()).run(["a", "b", "c", "d"])
+    assert {one.action for one in found} == {"applied"}
+    assert len(made) <= 2, "one for who asked before it was begun, one for who asked meanwhile"
+    maps = Maps(render)
+    before = len(made)
+    maps.now(), maps.now()
+    assert len(made) - before == 2, "what changes after a map was begun isn't in it"
+
+
+def test_a_map_that_nobody_may_get_is_one_error(rig: Rig) -> None:
+    gateways = {name: FakeGateway(live=ONE.text, served=ONE.text) for name in ("a", "b")}
+
+    def render() -> Wanted:
+        raise BackendError("a placement that must not reach Nginx")
+
+    with pytest.raises(BackendError, match="must not reach Nginx"):
+        Applier(gateways.__getitem__, render, rig.leases, rig, ApplyOptions()).run(["a", "b"])
+    assert [one.calls for one in gateways.values()] == [[], []]

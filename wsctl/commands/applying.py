@@ -31,9 +31,14 @@ def render(app: App, store: SqlStore) -> Wanted:
     # The generation is read first: if a placement changes in between, the map is newer than it says, never older.
     generation = store.route_generation()
     addresses = {name: node.publish_address for name, node in app.inventory.nodes.items()}
-    placements = list(store.placements())
+    spots, damaged = store.spots()
+    if damaged:
+        raise BackendError(
+            f"the state database holds a placement that must not reach Nginx: {damaged[0].problem}",
+            hint="correct that row by hand, or restore a backup; nothing was written",
+        )
     try:
-        text = render_map(routes_of(placements, addresses), generation, app.inventory.gateway, states_of(placements))
+        text = render_map(routes_of(spots, addresses), generation, app.inventory.gateway, states_of(spots))
         return wanted_map(text)
     except ValueError as error:
         raise BackendError(
@@ -61,7 +66,6 @@ def apply(app: App, options: ApplyOptions) -> list[Applied]:
     # Opened here and not by whichever thread comes first.
     store = app.store_for_reading if options.dry_run else app.store
     leases = app.leases_for_reading if options.dry_run else app.leases
-    render(app, store)  # what no gateway may get fails here, before any is reached
     gateways = app.gateways
     return Applier(gateways.gateway, lambda: render(app, store), leases, app.wiring.clock, options).run(names)
 
