@@ -35,6 +35,7 @@ LATENCY = {10_000: Gate(0.25, "s"), 100_000: Gate(1, "s")}
 APPLIES = 100
 NONE = Gate(0, "")
 GENERATIONS = Gate(3, "")
+PER_NODE = 250
 QUIET_S = 1.1
 """Between two changes: longer than reloads are apart, so that none waits for the one before."""
 
@@ -244,16 +245,18 @@ nodes: {{here: {{address: local}}}}
 
 
 def _fill(database: Path, count: int, upstream: int, echo: int) -> None:
-    """So many running users, at different addresses that all lead to `upstream`."""
+    """So many running users, and `ws`. The first one's workspace is at `upstream`, that of `ws` at `echo`."""
     now = "2026-01-01 00:00:00.000000+00:00"
-    rows = [(f"user-{n:06}", f"127.{n // 62_500 + 1}.{n // 250 % 250}.{n % 250 + 1}", upstream) for n in range(count)]
-    rows.append(("ws", "127.0.0.1", echo))
+    hosts = [(n // PER_NODE, f"127.1.{n // PER_NODE // 250}.{n // PER_NODE % 250 + 1}") for n in range(count)]
+    rows = [(f"user-{n:06}", f"n{node}", at, 20_000 + n % PER_NODE) for n, (node, at) in enumerate(hosts)]
+    rows[0] = (*rows[0][:3], upstream)  # the only one who is asked for
+    rows.append(("ws", "ws", "127.0.0.1", echo))
     with sqlite3.connect(database) as connection:
         connection.executemany(
             "INSERT INTO placements (cluster, user, node, address, host_port, state, generation, container_generation, "
             "memory_bytes, cpus_milli, pids, workspace_class, created_at, updated_at) "
             f"VALUES ('bench', ?, ?, ?, ?, 'running', 1, 1, 0, 0, 0, 'default', '{now}', '{now}')",
-            ((user, f"n{number}", address, at) for number, (user, address, at) in enumerate(rows)),
+            rows,
         )
     connection.close()
 
