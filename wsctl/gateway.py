@@ -58,7 +58,8 @@ class ApplyOptions:
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What became of one gateway. `action` is `applied`, `unchanged`, `would-apply` or `failed`; generation and routes
-    are those of the map that is live afterwards, None when that isn't known."""
+    are those of the map that is live afterwards, None when that isn't known. `snippet_current`: whether the snippet
+    that Nginx includes is the one that goes with the map, None when Nginx doesn't say what it serves."""
 
     gateway: str
     action: str
@@ -66,6 +67,7 @@ class Applied:
     routes: int | None = None
     reload_ms: int | None = None
     confirm_ms: int | None = None
+    snippet_current: bool | None = None
     error: WsctlError | None = None
 
 
@@ -149,7 +151,7 @@ class Applier:
         verdict = decide(live.text, served, wanted, force=self._options.force)
         if verdict in (Verdict.EDITED, Verdict.NEWER):
             raise _refusal(name, gateway.map_file, verdict, live, wanted)
-        return Look(live, wanted, verdict)
+        return Look(live, wanted, verdict, served)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ class Look:
     live: LiveFile
     wanted: Wanted
     verdict: Verdict
+    served: Served | None
 
     @property
     def target(self) -> Served:
@@ -176,7 +179,12 @@ class Look:
 
     def summary(self, name: str) -> Applied:
         """The answer if nothing else happens."""
-        return Applied(name, "unchanged", self.target.generation, self.wanted.count)
+        current = None if self.served is None else self.fits(self.served)
+        return Applied(name, "unchanged", self.target.generation, self.wanted.count, snippet_current=current)
+
+    def fits(self, served: Served) -> bool:
+        """Whether the snippet that Nginx includes is the one that goes with the map."""
+        return self.wanted.snippet in (None, served.snippet)
 
 
 class Standing(Enum):
@@ -230,7 +238,7 @@ class Application:
             self._held.check()
             self._reload(look)
         reloaded = time.monotonic()
-        self._confirm(look)
+        served = self._confirm(look)
         confirmed = time.monotonic()
         self._gateway.finish()
         return replace(
@@ -238,6 +246,7 @@ class Application:
             action="applied",
             reload_ms=round((reloaded - began) * 1000),
             confirm_ms=round((confirmed - reloaded) * 1000),
+            snippet_current=look.fits(served),
         )
 
     def _test(self, look: Look) -> None:
@@ -277,19 +286,19 @@ class Application:
                 details={"nginx": said.words.strip()},
             )
 
-    def _confirm(self, look: Look) -> None:
-        """Return once the new workers answer, several times in a row."""
+    def _confirm(self, look: Look) -> Served:
+        """What the new workers serve, once they answer, several times in a row."""
         deadline = time.monotonic() + self._confirm_s + CONFIRM_ROUTE_S * look.wanted.count
         agreed = 0
-        said = Said(False, "nobody was asked")
-        while agreed < CONFIRM_ANSWERS:
+        while True:
             said = self._gateway.status()
-            agreed = agreed + 1 if said.ok and parse_served(said.words) == look.target else 0
+            served = parse_served(said.words) if said.ok else None
+            agreed = agreed + 1 if served == look.target else 0
+            if served is not None and agreed == CONFIRM_ANSWERS:
+                return served
             if agreed == 0 and time.monotonic() >= deadline:
                 break
             self._clock.sleep(CONFIRM_PAUSE_S)
-        else:
-            return
         standing = self._take_back(look, tested=True)
         if standing is Standing.OLD and look.reloads:
             self._gateway.reload()

@@ -46,7 +46,7 @@ HEADER = re.compile(r"# wsctl route map: generation (\d{1,20}), (\d{1,20}) route
 
 STATUS = ".wsctl-status"
 """Below the prefix: what a worker of Nginx answers, to its own machine only, about the map that it has loaded, as
-`generation digest`. No user id begins with a dot."""
+`generation digest snippet`, the last being the digest of the snippet. No user id begins with a dot."""
 
 MAP_FILE = "/etc/nginx/conf.d/00-wsctl-map.conf"
 

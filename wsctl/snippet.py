@@ -12,6 +12,7 @@ Facts about Nginx that the text rests on (`tests/integration/test_routes_nginx.p
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from wsctl.routebook import BOOK
@@ -19,6 +20,9 @@ from wsctl.routes import STATUS, GatewaySettings, Mode, check_settings
 
 ROUTE = ".wsctl-route"
 """Below the prefix, inside Nginx only: the question to the endpoint."""
+
+DIGEST_CHARS = 12
+_ITSELF = "@snippet@"
 
 PLAIN_FILE = re.compile(r"(?:/[A-Za-z0-9_.@+~ -]+)+", re.ASCII)
 
@@ -28,6 +32,17 @@ LOCATION = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", re.ASCII)
 
 def render_snippet(settings: GatewaySettings) -> str:
     """The server-level text. Raises ValueError for a setting that isn't safe in it."""
+    text = _text(settings)
+    return text.replace(_ITSELF, hashlib.sha256(text.encode("ascii")).hexdigest()[:DIGEST_CHARS])
+
+
+def snippet_digest(settings: GatewaySettings) -> str:
+    """By which a gateway tells that it includes the snippet of these settings; see `STATUS`."""
+    return hashlib.sha256(_text(settings).encode("ascii")).hexdigest()[:DIGEST_CHARS]
+
+
+def _text(settings: GatewaySettings) -> str:
+    """The snippet, with a mark where its own digest belongs."""
     check_settings(settings)
     for path in (settings.auth_request, settings.wake):
         if path is not None and LOCATION.fullmatch(path) is None:
@@ -97,8 +112,8 @@ def _lua(settings: GatewaySettings, variable: str, call: str) -> str:
 def _status(settings: GatewaySettings) -> str:
     """The answer about the map that this worker has."""
     if settings.mode is not Mode.DYNAMIC:
-        return '    return 200 "$ws_map_generation $ws_map_digest\\n";\n'
-    return _lua(settings, "served", "served()") + '    return 200 "$ws_served\\n";\n'
+        return f'    return 200 "$ws_map_generation $ws_map_digest {_ITSELF}\\n";\n'
+    return _lua(settings, "served", "served()") + f'    return 200 "$ws_served {_ITSELF}\\n";\n'
 
 
 def _time(name: str, seconds: float) -> str:

@@ -82,14 +82,14 @@ def test_a_new_map_is_uploaded_swapped_tested_reloaded_and_confirmed(rig: Rig) -
 
 def test_no_change_is_no_call_that_changes_anything(rig: Rig) -> None:
     rig.wanted = ONE
-    assert rig.apply() == Applied("edge", "unchanged", 1, 1)
+    assert rig.apply() == Applied("edge", "unchanged", 1, 1, snippet_current=True)
     rig.wanted = a_map(9, "alice")
     assert rig.apply().generation == 1, "the same routes under a later generation are the same map"
     assert rig.gateway.calls == []
 
 
 def test_a_dry_run_changes_nothing(rig: Rig) -> None:
-    assert rig.apply(dry_run=True) == Applied("edge", "would-apply", 2, 2)
+    assert rig.apply(dry_run=True) == Applied("edge", "would-apply", 2, 2, snippet_current=True)
     assert rig.gateway.calls == []
 
 

@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wsctl.context import App
@@ -27,6 +28,7 @@ AUTO_WAIT_S = 30.0
 def render(app: App, store: SqlStore) -> Wanted:
     """The map of the placements as they are now. Raises `BackendError` for a row that must not reach Nginx."""
     from wsctl.routes import render_map, routes_of, states_of
+    from wsctl.snippet import snippet_digest
 
     # The generation is read first: if a placement changes in between, the map is newer than it says, never older.
     generation = store.route_generation()
@@ -39,7 +41,7 @@ def render(app: App, store: SqlStore) -> Wanted:
         )
     try:
         text = render_map(routes_of(spots, addresses), generation, app.inventory.gateway, states_of(spots))
-        return wanted_map(text)
+        return replace(wanted_map(text), snippet=snippet_digest(app.inventory.gateway))
     except ValueError as error:
         raise BackendError(
             f"the state database holds a placement that must not reach Nginx: {error}",
