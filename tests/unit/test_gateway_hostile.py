@@ -20,7 +20,10 @@ from wsctl.routes import GatewaySettings, Mode, Route, is_intact, render_map, ro
 from wsctl.snippet import render_snippet
 from wsctl.store import rows
 
-COUNT = 100_000 if os.environ.get("WSCTL_FAULTS") == "all" else 1_000
+ALL = os.environ.get("WSCTL_FAULTS") == "all"
+COUNT = 100_000 if ALL else 1_000
+
+pytestmark = pytest.mark.timeout(3600 if ALL else 120)
 
 NASTY = " \t\r\n\x00\x0b\x1b;{}()[]$\"'\\#~%:/.,-_=<>|&*?^A\x7f\x85\u2028\u0661\u0131\ufe55é"
 WORDS = (
