@@ -78,6 +78,7 @@ def test_a_new_map_is_uploaded_swapped_tested_reloaded_and_confirmed(rig: Rig) -
     assert rig.gateway.live == rig.gateway.served == TWO.text
     assert rig.gateway.kept is None
     assert sum(rig.slept) > 0.1, "the answers are further apart than old workers accept"
+    assert max(rig.slept) < 0.1, "the first change after a while waits for nothing"
 
 
 def test_no_change_is_no_call_that_changes_anything(rig: Rig) -> None:
