@@ -288,6 +288,7 @@ def test_a_client_cannot_drop_out_of_the_chain_of_addresses(secure: Gateway) -> 
     assert headers["X-Forwarded-Proto"] == "https"
 
 
+@pytest.mark.timeout(120 + (UPLOAD_BYTES >> 21))
 @pytest.mark.parametrize("option", ["--http1.1", "--http2"])
 @pytest.mark.parametrize("length", ["said", "chunked"])
 def test_a_large_upload_is_streamed_through_whole(secure: Gateway, option: str, length: str, tmp_path: Path) -> None:
