@@ -256,7 +256,8 @@ def _body(routes: Iterable[Route], settings: GatewaySettings, states: Mapping[st
     is_dynamic = settings.mode is Mode.DYNAMIC
     sizes = hash_sizes(0, 0) if is_dynamic else hash_sizes(max(len(targets), len(states)), longest + len("u:"))
     idle = '""' if is_dynamic else "close"
-    parts = [maptext.HEAD.format(max_size=sizes[0], bucket_size=sizes[1], idle=idle), _user_maps(settings)]
+    head = maptext.HEAD.format(max_size=sizes[0], bucket_size=sizes[1], idle=idle, mark=mark(settings))
+    parts = [head, _user_maps(settings)]
     if is_dynamic:
         parts += [maptext.DYNAMIC, "\n", maptext.RETRY.lstrip("\n"), maptext.ROUTES_BELOW, *_lines(targets, "#   ")]
         parts += [maptext.STATES_BELOW, *_lines(states, "#   "), "# End\n"]
@@ -279,6 +280,13 @@ def _lines(values: Mapping[str, str], indent: str) -> list[str]:
     lines = [f'{indent}"u:{user}" {value};\n' for user, value in values.items()]
     lines.sort()  # by user: the quotation mark behind a user sorts before every character of one
     return lines
+
+
+def mark(settings: GatewaySettings) -> str:
+    """The name of a variable that map and snippet share if they are made for the same mode, and the same prefix or
+    suffix: else Nginx would take a map with a snippet that sends everybody nowhere."""
+    said = str(settings.host_suffix) if settings.mode is Mode.HOST else settings.path_prefix
+    return f"ws_by_{settings.mode.value}_{hashlib.sha256(said.encode('ascii')).hexdigest()[:6]}"
 
 
 def _user_maps(settings: GatewaySettings) -> str:

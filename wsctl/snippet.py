@@ -16,7 +16,7 @@ import hashlib
 import re
 
 from wsctl.routebook import BOOK
-from wsctl.routes import STATUS, GatewaySettings, Mode, check_settings
+from wsctl.routes import STATUS, GatewaySettings, Mode, check_settings, mark
 
 ROUTE = ".wsctl-route"
 """Below the prefix, inside Nginx only: the question to the endpoint."""
@@ -110,10 +110,11 @@ def _lua(settings: GatewaySettings, variable: str, call: str) -> str:
 
 
 def _status(settings: GatewaySettings) -> str:
-    """The answer about the map that this worker has."""
+    """The answer about the map that this worker has. Naming the variable is what makes `nginx -t` look for it."""
+    needs = f"    set $ws_by ${mark(settings)};\n"
     if settings.mode is not Mode.DYNAMIC:
-        return f'    return 200 "$ws_map_generation $ws_map_digest {_ITSELF}\\n";\n'
-    return _lua(settings, "served", "served()") + f'    return 200 "$ws_served {_ITSELF}\\n";\n'
+        return needs + f'    return 200 "$ws_map_generation $ws_map_digest {_ITSELF}\\n";\n'
+    return needs + _lua(settings, "served", "served()") + f'    return 200 "$ws_served {_ITSELF}\\n";\n'
 
 
 def _time(name: str, seconds: float) -> str:

@@ -225,7 +225,10 @@ KEYS: dict[str, tuple[Mode, str, tuple[str, ...]]] = {
 def both(settings: GatewaySettings) -> list[str]:
     """The words of map and snippet. A dot in a regular expression is a dot."""
     text = render_map([Route("a", "10.0.0.1", 1, "n")], 1, settings) + render_snippet(settings)
-    return [re.sub(r"[0-9a-f]{64}| [0-9a-f]{12}\\", "N", word).replace("[.]", ".") for word in words(text)]
+    return [
+        re.sub(r"[0-9a-f]{64}| [0-9a-f]{12}\\|ws_by_[a-z_]+_[0-9a-f]{6}", "N", word).replace("[.]", ".")
+        for word in words(text)
+    ]
 
 
 def in_hosts(word: str, marker: str, value: str) -> str:
