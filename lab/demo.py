@@ -145,9 +145,12 @@ def bring_back(stage: Stage, before: dict[str, str]) -> None:
     )
     stage.put_live()
     stage.fetch("/ws/ben/notes.txt", 503)
+    stage.remark("Once he is running again, one route is added: that of ben.")
     after = stage.table("place", "ben")[0]
     check((after["STATE"], after["ACTION"]) == ("running", "started"), "ben isn't running again")
     check([after[key] for key in ("NODE", "PORT")] == [before[key] for key in ("NODE", "PORT")], "ben moved")
+    changes = stage.table("render-gateway", "--diff", "--out", MAP)
+    check([(row["CHANGE"], row["USER"]) for row in changes] == [("+", "ben")], "that isn't the one change of a route")
     stage.put_live()
     check(stage.fetch("/ws/ben/notes.txt", 200).text == NOTE, "ben's file isn't as he left it")
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from wsctl.errors import WsctlError
+from wsctl.errors import NotFound, WsctlError
 from wsctl.frontends import LiveFile, Said
-from wsctl.routes import GatewayHost, parse_header
+from wsctl.routes import GatewayHost, GatewaySettings, parse_header
+from wsctl.snippet import snippet_digest
+from wsctl.transport.host_keys import HostKey, KeyStatus
 
 OK = Said(True, "nginx: configuration file /etc/nginx/nginx.conf test is successful")
+
+KEY = HostKey("10.0.0.9", "ssh-ed25519", b"a gateway's key", KeyStatus.NEW, "/nowhere/known_hosts")
 
 
 @dataclass
@@ -20,7 +24,8 @@ class FakeGateway:
     """`live`, `kept` and `uploaded` are files, `served` is what the workers have; `calls` are the effects in order.
 
     `refuses` is asked about the live text at each test; `reloads` says what a reload does: `yes`, `no` (it fails) or
-    `silently not`. `before` is called before each call, with its name.
+    `silently not`. `snippet` is the digest of the one that Nginx includes. `before` is called before each call, with
+    its name.
     """
 
     map_file: str = "/etc/nginx/conf.d/00-wsctl-map.conf"
@@ -31,6 +36,7 @@ class FakeGateway:
     age_s: float | None = 3600.0
     refuses: Callable[[str | None], str | None] = lambda text: None
     reloads: str = "yes"
+    snippet: str | None = snippet_digest(GatewaySettings())
     before: Callable[[str], None] = lambda call: None
     calls: list[str] = field(default_factory=list)
 
@@ -87,7 +93,7 @@ class FakeGateway:
         header = parse_header(self.served or "")
         if header is None:
             return Said(False, "http://127.0.0.1/ws/.wsctl-status answers with HTTP status 404")
-        return Said(True, f"{header.generation} {header.digest}\n")
+        return Said(True, f"{header.generation} {header.digest}{f' {self.snippet}' if self.snippet else ''}\n")
 
 
 @dataclass
@@ -97,6 +103,8 @@ class FakeGateways:
     made: dict[str, FakeGateway] = field(default_factory=dict)
     broken: dict[str, WsctlError] = field(default_factory=dict)
     hosts: Mapping[str, GatewayHost] = field(default_factory=dict)
+    key: HostKey = KEY
+    trusted: list[tuple[str, HostKey]] = field(default_factory=list)
 
     def __call__(self, hosts: Mapping[str, GatewayHost]) -> FakeGateways:
         self.hosts = hosts
@@ -107,5 +115,13 @@ class FakeGateways:
         if name in self.broken:
             raise self.broken[name]
         return self.made.setdefault(name, FakeGateway())
+
+    def scan_host_key(self, name: str) -> HostKey:
+        if name not in self.hosts:
+            raise NotFound(f"no gateway named {name!r} in the inventory")
+        return self.key
+
+    def trust(self, name: str, key: HostKey) -> None:
+        self.trusted.append((name, key))
 
     def close(self) -> None: ...

@@ -95,6 +95,12 @@ class GatewayFleet(Protocol):
     def gateway(self, name: str) -> Gateway:
         """The gateway, connected at most once a run. Raises `NodeUnreachable`, `HostKeyError`."""
 
+    def scan_host_key(self, name: str) -> HostKey:
+        """The host key that the gateway presents."""
+
+    def trust(self, name: str, key: HostKey) -> None:
+        """Record the key as trusted."""
+
     def close(self) -> None:
         """Close what is open."""
 

@@ -12,12 +12,13 @@ and reloads. *Reloaded*: the next run confirms. The file that was good last stay
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from wsctl.errors import GatewayError, NodeError, NodeUnreachable, Refused, WsctlError
+from wsctl.errors import BackendError, GatewayError, NodeError, NodeUnreachable, Refused, WsctlError
 from wsctl.frontends import Gateway, LiveFile, Said
 from wsctl.livemap import Served, Verdict, Wanted, complaint_in, decide, fixed_part, parse_served
 from wsctl.nginx import MapRefused
@@ -57,7 +58,8 @@ class ApplyOptions:
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What became of one gateway. `action` is `applied`, `unchanged`, `would-apply` or `failed`; generation and routes
-    are those of the map that is live afterwards, None when that isn't known."""
+    are those of the map that is live afterwards, None when that isn't known. `snippet_current`: whether the snippet
+    that Nginx includes is the one that goes with the map, None when Nginx doesn't say what it serves."""
 
     gateway: str
     action: str
@@ -65,7 +67,27 @@ class Applied:
     routes: int | None = None
     reload_ms: int | None = None
     confirm_ms: int | None = None
+    snippet_current: bool | None = None
     error: WsctlError | None = None
+
+
+class Maps:
+    """The map of the placements as they are, rendered once for all gateways that ask at the same time."""
+
+    def __init__(self, render: Callable[[], Wanted]) -> None:
+        self._render = render
+        self._lock = threading.Lock()
+        self._began = float("-inf")
+        self._made: Wanted | None = None
+
+    def now(self) -> Wanted:
+        """A map that was begun after the call: what was true before is in it. Raises what rendering raises."""
+        asked = time.monotonic()
+        with self._lock:
+            if self._made is None or self._began <= asked:
+                self._made, self._began = None, time.monotonic()
+                self._made = self._render()
+            return self._made
 
 
 class Applier:
@@ -80,13 +102,16 @@ class Applier:
         options: ApplyOptions,
     ) -> None:
         self._connect = connect
-        self._render = render
+        self._maps = Maps(render)
         self._leases = leases
         self._clock = clock
         self._options = options
 
     def run(self, names: Sequence[str]) -> list[Applied]:
-        """Apply to all of them side by side; one that fails doesn't stop the others. In the given order."""
+        """Apply to all of them side by side; one that fails doesn't stop the others. In the given order.
+
+        Raises `BackendError` if one and the same stopped all of several: there is no map that anybody may get.
+        """
         results = fan_out(names, self._one, parallel=PARALLEL, deadline_s=DEADLINE_S)
         found: list[Applied] = []
         for name, result in results.items():
@@ -97,6 +122,7 @@ class Applier:
                 found.append(Applied(name, "failed", error=late))
             else:
                 raise result
+        _raise_if_there_is_no_map([one.error for one in found])
         return found
 
     def _one(self, name: str) -> Applied:
@@ -118,14 +144,14 @@ class Applier:
 
     def _look(self, name: str, gateway: Gateway) -> Look:
         """The gateway and the placements as they are now. Raises `Refused` where nothing may be done."""
-        wanted = self._render()
+        wanted = self._maps.now()
         live = gateway.read()
         said = gateway.status()
         served = parse_served(said.words) if said.ok else None
         verdict = decide(live.text, served, wanted, force=self._options.force)
         if verdict in (Verdict.EDITED, Verdict.NEWER):
             raise _refusal(name, gateway.map_file, verdict, live, wanted)
-        return Look(live, wanted, verdict)
+        return Look(live, wanted, verdict, served)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +161,7 @@ class Look:
     live: LiveFile
     wanted: Wanted
     verdict: Verdict
+    served: Served | None
 
     @property
     def target(self) -> Served:
@@ -152,7 +179,12 @@ class Look:
 
     def summary(self, name: str) -> Applied:
         """The answer if nothing else happens."""
-        return Applied(name, "unchanged", self.target.generation, self.wanted.count)
+        current = None if self.served is None else self.fits(self.served)
+        return Applied(name, "unchanged", self.target.generation, self.wanted.count, snippet_current=current)
+
+    def fits(self, served: Served) -> bool:
+        """Whether the snippet that Nginx includes is the one that goes with the map."""
+        return self.wanted.snippet in (None, served.snippet)
 
 
 class Standing(Enum):
@@ -206,7 +238,7 @@ class Application:
             self._held.check()
             self._reload(look)
         reloaded = time.monotonic()
-        self._confirm(look)
+        served = self._confirm(look)
         confirmed = time.monotonic()
         self._gateway.finish()
         return replace(
@@ -214,6 +246,7 @@ class Application:
             action="applied",
             reload_ms=round((reloaded - began) * 1000),
             confirm_ms=round((confirmed - reloaded) * 1000),
+            snippet_current=look.fits(served),
         )
 
     def _test(self, look: Look) -> None:
@@ -253,19 +286,19 @@ class Application:
                 details={"nginx": said.words.strip()},
             )
 
-    def _confirm(self, look: Look) -> None:
-        """Return once the new workers answer, several times in a row."""
+    def _confirm(self, look: Look) -> Served:
+        """What the new workers serve, once they answer, several times in a row."""
         deadline = time.monotonic() + self._confirm_s + CONFIRM_ROUTE_S * look.wanted.count
         agreed = 0
-        said = Said(False, "nobody was asked")
-        while agreed < CONFIRM_ANSWERS:
+        while True:
             said = self._gateway.status()
-            agreed = agreed + 1 if said.ok and parse_served(said.words) == look.target else 0
+            served = parse_served(said.words) if said.ok else None
+            agreed = agreed + 1 if served == look.target else 0
+            if served is not None and agreed == CONFIRM_ANSWERS:
+                return served
             if agreed == 0 and time.monotonic() >= deadline:
                 break
             self._clock.sleep(CONFIRM_PAUSE_S)
-        else:
-            return
         standing = self._take_back(look, tested=True)
         if standing is Standing.OLD and look.reloads:
             self._gateway.reload()
@@ -296,6 +329,12 @@ class Application:
         if not tested:
             self._gateway.put_back(there_was_none=True)
         return Standing.FIRST if tested else Standing.NONE
+
+
+def _raise_if_there_is_no_map(errors: Sequence[WsctlError | None]) -> None:
+    backend = [error for error in errors if isinstance(error, BackendError)]
+    if len(backend) == len(errors) > 1 and len({error.message for error in backend}) == 1:
+        raise backend[0]
 
 
 def _name(served: Served) -> str:

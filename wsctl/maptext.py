@@ -13,6 +13,9 @@ map_hash_bucket_size {bucket_size};
 
 map $http_upgrade $ws_connection {{ default upgrade; "" {idle}; }}
 
+# The snippet names this variable, so `nginx -t` refuses one that was made for another mode or prefix.
+map "" ${mark} {{ default ""; }}
+
 """
 
 BY_PATH = r"""# The user that a path belongs to; empty for everything else. Case counts here.

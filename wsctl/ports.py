@@ -31,6 +31,7 @@ from wsctl.moveports import MoveStore, NodeFiles
 from wsctl.records import AuditEntry, AuditRow, Conflict, RequestRecord
 from wsctl.reports import NodeReport
 from wsctl.signals import ContainerSigns, NetworkSample, Note
+from wsctl.spots import Spot
 
 __all__ = [
     "Clock", "Commands", "Conflict", "ContainerSpec", "Engine", "EngineFactory", "HeldLeases", "Leases", "MoveStore",
@@ -157,6 +158,10 @@ class Store(MoveStore, Protocol):
 
     def placements_and_damage(self) -> tuple[list[Placement], list[DamagedPlacement]]:
         """The placements that can be read, and the rows that cannot (or whose user cannot be one); sorted by user."""
+
+    def spots(self) -> tuple[list[Spot], list[DamagedPlacement]]:
+        """Where every placement is and in which state, sorted by user, and the rows that don't say it. A tenth of the
+        work of `placements`."""
 
     def placement(self, user: str) -> Placement | None:
         """One placement."""

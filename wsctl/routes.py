@@ -23,9 +23,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from typing import NamedTuple
 
 from wsctl import maptext
-from wsctl.model import Placement, PlacementState, SshSettings, is_user_id, upstream
+from wsctl.model import USER_ID, Placement, PlacementState, SshSettings, is_user_id, upstream
+from wsctl.spots import Spot
 
 PREFIX = re.compile(r"/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*/)*", re.ASCII)
 """A path prefix: segments of plain characters that don't start with a dot. Use `fullmatch`."""
@@ -44,7 +46,7 @@ HEADER = re.compile(r"# wsctl route map: generation (\d{1,20}), (\d{1,20}) route
 
 STATUS = ".wsctl-status"
 """Below the prefix: what a worker of Nginx answers, to its own machine only, about the map that it has loaded, as
-`generation digest`. No user id begins with a dot."""
+`generation digest snippet`, the last being the digest of the snippet. No user id begins with a dot."""
 
 MAP_FILE = "/etc/nginx/conf.d/00-wsctl-map.conf"
 
@@ -110,8 +112,7 @@ class GatewayHost:
         return self.address == "local"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """Requests of `user` go to `address` (an IP literal) and `port`; `node` is only needed to redirect."""
 
     user: str
@@ -135,20 +136,24 @@ def check_prefix(prefix: str) -> None:
         raise ValueError(f"not a path prefix: {prefix!r}; expected something like '/ws/': letters, digits, . _ ~ -")
 
 
-def routes_of(placements: Iterable[Placement], addresses: Mapping[str, str | None]) -> list[Route]:
+def routes_of(placements: Iterable[Placement | Spot], addresses: Mapping[str, str | None]) -> list[Route]:
     """The routes of all placements that are to be routed.
 
     `addresses` are the nodes' publish addresses as the inventory has them now; one of them wins over the address in the
     placement's row, which was true when the row was written.
     """
+    running, address_of = PlacementState.RUNNING, addresses.get  # a million times each
     return [
-        Route(p.user, addresses.get(p.node) or p.address, p.host_port, p.node) for p in placements if p.state.is_routed
+        Route(p.user, address_of(p.node) or p.address, p.host_port, p.node)
+        for p in placements
+        if p.state is running or p.state.is_routed
     ]
 
 
-def states_of(placements: Iterable[Placement]) -> dict[str, str]:
+def states_of(placements: Iterable[Placement | Spot]) -> dict[str, str]:
     """What a page says about each user who isn't simply running: one of `STATES`."""
-    return {p.user: _SHOWN[p.state] for p in placements if p.state is not PlacementState.RUNNING}
+    running = PlacementState.RUNNING
+    return {p.user: _SHOWN[p.state] for p in placements if p.state is not running}
 
 
 def render_map(
@@ -199,18 +204,19 @@ def is_intact(text: str) -> bool:
 
 def _targets(routes: Iterable[Route]) -> dict[str, str]:
     """Each user's upstream, checked as if the database were hostile."""
-    hosts: dict[str, str] = {}
+    hosts: dict[object, str] = {}
     targets: dict[str, str] = {}
     count = 0
-    for route in routes:
-        user, address, port = route.user, str(route.address), route.port
-        if not isinstance(user, str) or not is_user_id(user):
+    is_id = USER_ID.fullmatch  # as `is_user_id`, a million times
+    for user, address, port, _ in routes:
+        if not isinstance(user, str) or is_id(user) is None:
             raise ValueError(f"route of {user!r}: not a user id")
         if type(port) is not int or not 0 < port < 65536:
             raise ValueError(f"route of {user!r}: not a port: {port!r}")
-        if address not in hosts:
-            hosts[address] = _host(user, address)
-        targets[user] = f"{hosts[address]}:{port}"
+        host = hosts.get(address)
+        if host is None:
+            host = hosts[address] = _host(user, str(address))
+        targets[user] = f"{host}:{port}"
         count += 1
         if len(targets) < count:
             raise ValueError(f"route of {user!r}: there are two")
@@ -250,7 +256,8 @@ def _body(routes: Iterable[Route], settings: GatewaySettings, states: Mapping[st
     is_dynamic = settings.mode is Mode.DYNAMIC
     sizes = hash_sizes(0, 0) if is_dynamic else hash_sizes(max(len(targets), len(states)), longest + len("u:"))
     idle = '""' if is_dynamic else "close"
-    parts = [maptext.HEAD.format(max_size=sizes[0], bucket_size=sizes[1], idle=idle), _user_maps(settings)]
+    head = maptext.HEAD.format(max_size=sizes[0], bucket_size=sizes[1], idle=idle, mark=mark(settings))
+    parts = [head, _user_maps(settings)]
     if is_dynamic:
         parts += [maptext.DYNAMIC, "\n", maptext.RETRY.lstrip("\n"), maptext.ROUTES_BELOW, *_lines(targets, "#   ")]
         parts += [maptext.STATES_BELOW, *_lines(states, "#   "), "# End\n"]
@@ -273,6 +280,13 @@ def _lines(values: Mapping[str, str], indent: str) -> list[str]:
     lines = [f'{indent}"u:{user}" {value};\n' for user, value in values.items()]
     lines.sort()  # by user: the quotation mark behind a user sorts before every character of one
     return lines
+
+
+def mark(settings: GatewaySettings) -> str:
+    """The name of a variable that map and snippet share if they are made for the same mode, and the same prefix or
+    suffix: else Nginx would take a map with a snippet that sends everybody nowhere."""
+    said = str(settings.host_suffix) if settings.mode is Mode.HOST else settings.path_prefix
+    return f"ws_by_{settings.mode.value}_{hashlib.sha256(said.encode('ascii')).hexdigest()[:6]}"
 
 
 def _user_maps(settings: GatewaySettings) -> str:

@@ -12,13 +12,17 @@ Facts about Nginx that the text rests on (`tests/integration/test_routes_nginx.p
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from wsctl.routebook import BOOK
-from wsctl.routes import STATUS, GatewaySettings, Mode, check_settings
+from wsctl.routes import STATUS, GatewaySettings, Mode, check_settings, mark
 
 ROUTE = ".wsctl-route"
 """Below the prefix, inside Nginx only: the question to the endpoint."""
+
+DIGEST_CHARS = 12
+_ITSELF = "@snippet@"
 
 PLAIN_FILE = re.compile(r"(?:/[A-Za-z0-9_.@+~ -]+)+", re.ASCII)
 
@@ -28,6 +32,17 @@ LOCATION = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", re.ASCII)
 
 def render_snippet(settings: GatewaySettings) -> str:
     """The server-level text. Raises ValueError for a setting that isn't safe in it."""
+    text = _text(settings)
+    return text.replace(_ITSELF, hashlib.sha256(text.encode("ascii")).hexdigest()[:DIGEST_CHARS])
+
+
+def snippet_digest(settings: GatewaySettings) -> str:
+    """By which a gateway tells that it includes the snippet of these settings; see `STATUS`."""
+    return hashlib.sha256(_text(settings).encode("ascii")).hexdigest()[:DIGEST_CHARS]
+
+
+def _text(settings: GatewaySettings) -> str:
+    """The snippet, with a mark where its own digest belongs."""
     check_settings(settings)
     for path in (settings.auth_request, settings.wake):
         if path is not None and LOCATION.fullmatch(path) is None:
@@ -95,10 +110,11 @@ def _lua(settings: GatewaySettings, variable: str, call: str) -> str:
 
 
 def _status(settings: GatewaySettings) -> str:
-    """The answer about the map that this worker has."""
+    """The answer about the map that this worker has. Naming the variable is what makes `nginx -t` look for it."""
+    needs = f"    set $ws_by ${mark(settings)};\n"
     if settings.mode is not Mode.DYNAMIC:
-        return '    return 200 "$ws_map_generation $ws_map_digest\\n";\n'
-    return _lua(settings, "served", "served()") + '    return 200 "$ws_served\\n";\n'
+        return needs + f'    return 200 "$ws_map_generation $ws_map_digest {_ITSELF}\\n";\n'
+    return needs + _lua(settings, "served", "served()") + f'    return 200 "$ws_served {_ITSELF}\\n";\n'
 
 
 def _time(name: str, seconds: float) -> str:
@@ -152,7 +168,7 @@ _NO_AUTH = """    proxy_set_header X-Forwarded-User "";
 """
 
 _STRIP = """    # The workspace sees / as its root: what it sends back is put under the user's path again.
-    rewrite "(?s)^{base}[^/]+(/.*)\\z" $1 break;
+    if ($ws_rest = "") {{ rewrite "(?s)^{base}[^/]+(/.*)\\z" $1 break; }}
     proxy_pass http://{upstream}$ws_rest;
     proxy_set_header X-Forwarded-Prefix {prefix}$ws_user;
     proxy_redirect {prefix}$ws_user/ {prefix}$ws_user/;

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.commands.conftest import INVENTORY, Desk
+from tests.gateways import KEY as GATEWAY_KEY
 from tests.gateways import FakeGateway
 from tests.rights import as_nobody
-from wsctl.errors import NodeUnreachable
+from wsctl.errors import HostKeyError, NodeUnreachable
 from wsctl.livemap import parse_routes
 from wsctl.routes import is_intact, parse_header
 
@@ -191,7 +193,7 @@ def test_an_apply_tells_what_it_did_with_each_gateway(edge: Desk) -> None:
     edge.inventory(EDGES)
     items = edge.ok("render-gateway", "--apply", "-o", "json").items
     assert [set(item) for item in items] == [
-        {"gateway", "action", "generation", "routes", "reload_ms", "confirm_ms", "error"}
+        {"gateway", "action", "generation", "routes", "reload_ms", "confirm_ms", "snippet_current", "error"}
     ] * 2
     assert [(item["gateway"], item["action"], item["routes"], item["error"]) for item in items] == [
         ("east", "applied", 2, None),
@@ -200,6 +202,74 @@ def test_an_apply_tells_what_it_did_with_each_gateway(edge: Desk) -> None:
     assert edge.edges.made["west"].live == edge.ok("render-gateway").out
     lines = edge.ok("render-gateway", "--apply").lines
     assert [line[:2] for line in lines[1:]] == [["east", "unchanged"], ["west", "unchanged"]]
+
+
+def test_an_apply_with_a_request_id_is_done_once(edge: Desk) -> None:
+    first = edge.ok("render-gateway", "--apply", "--request-id", "r-1", "-o", "json")
+    assert first.items[0]["action"] == "applied"
+    edge.ok("place", "carol")
+    assert edge.ok("render-gateway", "--apply", "--request-id", "r-1", "-o", "json").json == first.json
+    assert "carol" not in parse_routes(edge.edges.made["east"].live or ""), "the answer of then, and nothing done"
+    assert edge("render-gateway", "--apply", "--force", "--request-id", "r-1").code == 5
+    assert edge("render-gateway", "--request-id", "r-2").code == 2
+    # What failed isn't an answer: the same request tries again.
+    edge.edges.broken["east"] = NodeUnreachable("east", "no route to host")
+    assert edge("render-gateway", "--apply", "--request-id", "r-3").code == 8
+    del edge.edges.broken["east"]
+    assert edge.ok("render-gateway", "--apply", "--request-id", "r-3", "-o", "json").items[0]["action"] == "applied"
+
+
+def test_a_snippet_of_before_is_a_warning(edge: Desk) -> None:
+    gateway = edge.edges.made["east"]
+    done = edge.ok("render-gateway", "--apply", "-o", "json")
+    assert (done.items[0]["snippet_current"], done.err) == (True, "")
+    for snippet in (None, "0" * 12):
+        gateway.snippet = snippet
+        done = edge("render-gateway", "--apply")
+        assert done.code == 0
+        assert "warning: east: the snippet that Nginx includes isn't the one" in done.err
+    edge.inventory(EDGE.replace("AUTO", "false").replace("hosts", "strip_prefix: false, hosts"))
+    gateway.age_s = 3600.0
+    assert edge("render-gateway", "--apply", "-o", "json").items[0]["snippet_current"] is False
+    gateway.snippet = re.findall(r"\b[0-9a-f]{12}\b", edge.ok("render-gateway", "--snippet").out)[0]
+    assert edge.ok("render-gateway", "--apply", "-o", "json").items[0]["snippet_current"] is True
+
+
+def test_gateways_are_listed_with_what_they_serve(edge: Desk) -> None:
+    edge.inventory(EDGES)
+    edge.edges.broken["west"] = HostKeyError("west", "its host key isn't known", hint="wsctl gateway trust west")
+    east, west = edge.ok("gateway", "ls", "-o", "json").items
+    assert (east["state"], east["routes"], east["generation"], east["serves"]) == ("stale", 0, 0, 0)
+    assert (west["state"], west["serves"]) == ("unknown", None)
+    assert "wsctl gateway trust west" in west["reason"]
+    del edge.edges.broken["west"]
+    assert edge.ok("gateway", "ls", "-o", "json").items[1]["state"] == "none"
+    edge.ok("render-gateway", "--apply")
+    gateway = edge.edges.made["east"]
+
+    def state() -> tuple[str, str | None]:
+        item = edge.ok("gateway", "ls", "-o", "json").items[0]
+        return item["state"], item["reason"]
+
+    assert state() == ("current", None)
+    gateway.snippet = None
+    assert "the snippet that Nginx includes" in str(state()[1])
+    gateway.served = None
+    assert state() == ("not-loaded", "http://127.0.0.1/ws/.wsctl-status answers with HTTP status 404")
+    gateway.live = f"{gateway.live}# mine\n"
+    assert state()[0] == "edited"
+    lines = edge.ok("gateway", "ls").lines
+    assert lines[0][:3] == ["NAME", "ADDRESS", "STATE"]
+    assert gateway.calls.count("reload") == 1, "looking changes nothing"
+
+
+def test_a_gateways_host_key_is_trusted_like_a_nodes(edge: Desk) -> None:
+    edge.inventory(EDGES)
+    wrong = edge("gateway", "trust", "west", "--fingerprint", "SHA256:x")
+    assert (wrong.code, edge.edges.trusted) == (5, [])
+    assert edge("gateway", "trust", "nowhere", "--fingerprint", GATEWAY_KEY.fingerprint).code == 4
+    done = edge.ok("gateway", "trust", "west", "--fingerprint", GATEWAY_KEY.fingerprint, "-o", "json").json
+    assert (done["gateway"], done["action"], edge.edges.trusted) == ("west", "trusted", [("west", GATEWAY_KEY)])
 
 
 def test_a_gateway_that_fails_is_9_among_several_and_its_own_code_alone(edge: Desk) -> None:
@@ -243,6 +313,20 @@ def test_the_differences_are_told_per_user(edge: Desk) -> None:
         ["east", "-", "bob"],
         ["east", "+", "carol"],
     ]
+
+
+def test_other_settings_and_pages_are_differences_too(edge: Desk) -> None:
+    edge.ok("render-gateway", "--apply")
+    edge.inventory(EDGE.replace("AUTO", "false").replace("hosts", "path_prefix: /w/, hosts"))
+    found = edge.ok("render-gateway", "--diff", "-o", "json")
+    assert [(item["user"], item["change"]) for item in found.items] == [(None, "settings")]
+    table = edge("render-gateway", "--diff")
+    assert (table.code, table.lines[1][:3]) == (0, ["east", "*", "-"])
+    assert "so the snippet may be an older one too" in table.err
+    edge.inventory(EDGE.replace("AUTO", "false"))
+    edge.sql("UPDATE placements SET state = 'migrating' WHERE user = 'bob'")
+    (item,) = edge.ok("render-gateway", "--diff", "-o", "json").items
+    assert (item["user"], item["change"], item["from"], item["to"]) == ("bob", "page", None, "migrating")
 
 
 def test_the_differences_to_a_file(team: Desk) -> None:

@@ -370,6 +370,17 @@ def test_names_compare_exactly(store: SqlStore) -> None:
     assert [p.user for p in store.placements()] == sorted(p.user for p in store.placements())
 
 
+def test_spots_are_the_placements_in_short(store: SqlStore) -> None:
+    placed(store.reserve(want("bob", port=20001)))
+    alice = placed(store.reserve(want()))
+    assert store.settle("alice", alice.generation, PlacementState.RUNNING)
+    assert store.spots() == (
+        [(p.user, p.node, p.address, p.host_port, p.state) for p in store.placements()],
+        [],
+    )
+    assert [spot.state.is_routed for spot in store.spots()[0]] == [True, False]
+
+
 def test_what_was_written_is_there_after_reopening(store: SqlStore, place: Place) -> None:
     made = placed(store.reserve(want()))
     reader = place.open(create=False)
@@ -662,6 +673,9 @@ def test_a_damaged_row_is_named(place: Place) -> None:
         assert [p.user for p in good] == ["bob"]
         assert [(row.user, row.node, row.host_port) for row in bad] == [("alice", "n1", 20000)]
         assert "unknown state 'dancing'" in bad[0].problem
+        spots, no_spots = store.spots()
+        assert [spot.user for spot in spots] == ["bob"]
+        assert [row.problem for row in no_spots] == [row.problem for row in bad]
         place.sql("UPDATE placements SET node = ''")
         assert [(row.node, row.host_port) for row in store.placements_and_damage()[1]] == [
             (None, 20000),

@@ -117,6 +117,11 @@ class Edge:
         listed = self.sh(f"ps -o pid=,args= --ppid $(cat {self.root}/nginx.pid)")
         return {line.split()[0] for line in listed.splitlines() if "shutting down" not in line}
 
+    def generations(self) -> int:
+        """How many generations of workers live, those that are ending too. They are at least a second apart."""
+        listed = self.sh(f"ps -o etimes= --ppid $(cat {self.root}/nginx.pid)", check=False)
+        return len({int(line) for line in listed.split()})
+
     def settle(self) -> None:
         """Let the second pass in which no other reload is allowed."""
         time.sleep(1.05)

@@ -112,8 +112,9 @@ class Upstream(BaseHTTPRequestHandler):
 class UpstreamServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, user: str) -> None:
-        super().__init__(("127.0.0.1", 0), Upstream)
+    def __init__(self, user: str, address: str = "127.0.0.1") -> None:
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        super().__init__((address, 0), Upstream)
         self.user = user
         self.seen: list[tuple[str, dict[str, str]]] = []
         self.go_on = threading.Event()
@@ -197,9 +198,9 @@ def running(root: Path, config: Path, port: int) -> Iterator[None]:
 
 
 @contextmanager
-def upstreams_of(*users: str) -> Iterator[dict[str, UpstreamServer]]:
+def upstreams_of(*users: str, address: str = "127.0.0.1") -> Iterator[dict[str, UpstreamServer]]:
     """A running upstream for each user."""
-    made = {user: UpstreamServer(user) for user in users}
+    made = {user: UpstreamServer(user, address) for user in users}
     for server in made.values():
         threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -78,7 +78,7 @@ def test_a_new_map_is_served_without_a_reload(gateway: Gateway) -> None:
     assert gateway.get("/ws/bob/").status == 404
     header = parse_header(text)
     assert header is not None
-    assert gateway.get("/ws/.wsctl-status").body == f"4 {header.digest}\n".encode()
+    assert gateway.get("/ws/.wsctl-status").body.startswith(f"4 {header.digest} ".encode())
 
 
 @pytest.mark.parametrize("cut", [0, 100, 1000, -200, -60])
@@ -134,6 +134,33 @@ def test_a_hundred_changes_under_load_fail_nobody(gateway: Gateway) -> None:
         assert client.recv(100) == b"echo:\x81\x02ok", "the WebSocket is still the same"
     assert failed == []
     assert set(answers) == {b"alice /x", b"bob /x"}
+
+
+def test_the_mode_is_changed_by_one_apply_and_the_wrong_order_is_refused(tmp_path: Path) -> None:
+    edge = here(tmp_path)
+    edge.prepare()
+    made = Site(tmp_path, {"here": edge})
+    made.place("alice", edge.workspace)
+    edge.write("conf.d/00-wsctl-map.conf", made.run("render-gateway").out)
+    edge.start()
+    try:
+        eventually(lambda: edge.get("/ws/alice/") == (200, "a workspace"))
+        edge.write("nginx.conf", lua_modules() + (Path(edge.root) / "nginx.conf").read_text())
+        for mode in ("dynamic", "map"):
+            made.mode = mode
+            assert [item["change"] for item in made.run("render-gateway", "--diff").items] == ["settings"]
+            edge.settle()
+            old = edge.live()
+            assert made.run("render-gateway", "--apply", code=5).error["code"] == "map-refused"
+            assert (edge.live(), edge.get("/ws/alice/")[0]) == (old, 200)
+            edge.write("snippet.conf", made.run("render-gateway", "--snippet").out)
+            reloads = edge.reloads()
+            done = made.apply()["here"]
+            assert (done["action"], done["snippet_current"], edge.reloads()) == ("applied", True, reloads + 1)
+            assert edge.get("/ws/alice/") == (200, "a workspace")
+            assert edge.get("/ws/bob/")[0] == 404
+    finally:
+        edge.stop()
 
 
 def test_apply_needs_no_reload(tmp_path: Path) -> None:

@@ -325,6 +325,7 @@ def test_a_killed_run_whose_map_nginx_refuses_goes_back_to_the_map_before(site: 
 def test_twenty_applies_under_load_fail_no_request(site: Site) -> None:
     edge = site.edges["here"]
     ended, failures, count = threading.Event(), [], [0]
+    generations: list[int] = []
 
     def ask() -> None:
         while not ended.is_set():
@@ -347,6 +348,7 @@ def test_twenty_applies_under_load_fail_no_request(site: Site) -> None:
             else:
                 site.place("bob", 2000 + number)
             assert site.apply()["here"]["action"] == "applied"
+            generations.append(edge.generations())
     finally:
         ended.set()
         for thread in threads:
@@ -355,6 +357,7 @@ def test_twenty_applies_under_load_fail_no_request(site: Site) -> None:
     assert failures == []
     assert count[0] > 500
     assert edge.reloads() == 20
+    assert max(generations) <= 3, "old workers end: they don't pile up"
     assert elapsed >= 19, "at most one reload a second"
 
 
@@ -444,9 +447,19 @@ def test_the_only_gateway_unreachable_is_8_and_a_strange_host_key_is_refused(far
     strange.write_text("")
     known = far.ssh.partition("known_hosts: ")[2].rstrip("}")
     far.ssh = far.ssh.replace(known, str(strange))
-    error = Site(tmp_path, {"far": far}).run("render-gateway", "--apply", code=8).error
-    assert error["code"] == "host-key"
-    assert "wsctl node trust" not in error["hint"]
+    site = Site(tmp_path, {"far": far})
+    error = site.run("render-gateway", "--apply", code=8).error
+    assert (error["code"], error["hint"]) == ("host-key", "wsctl gateway trust far")
+    (listed,) = site.run("gateway", "ls").items
+    assert listed["state"] == "unknown"
+
+    wrong = site.run("gateway", "trust", "far", "--fingerprint", "SHA256:AAAA", code=5).error
+    assert strange.read_text() == "", "nothing was trusted"
+    trusted = site.run("gateway", "trust", "far", "--fingerprint", wrong["details"]["fingerprint"]).json
+    assert trusted["action"] == "trusted"
+    assert site.apply()["far"]["action"] == "unchanged"
+    (listed,) = site.run("gateway", "ls").items
+    assert (listed["state"], listed["reason"]) == ("current", None)
 
 
 def test_verbs_apply_at_their_end(lab: Lab, tmp_path: Path) -> None:

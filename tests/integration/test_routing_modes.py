@@ -15,14 +15,14 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.integration.nginxes import Gateway, free_port, running, upstreams_of
+from tests.integration.nginxes import Answer, Gateway, free_port, running, upstreams_of
 from wsctl.nginx import lua_modules
 from wsctl.routes import GatewaySettings, Mode, Route, render_map
 from wsctl.snippet import render_snippet
@@ -34,11 +34,13 @@ STATES = {"stan": "stopped", "sue": "starting", "fay": "failed", "mia": "migrati
 
 
 @contextmanager
-def site(root: Path, settings: GatewaySettings, more: str = "", *, tls: bool = False) -> Iterator[Gateway]:
+def site(
+    root: Path, settings: GatewaySettings, more: str = "", *, tls: bool = False, also: Sequence[Route] = ()
+) -> Iterator[Gateway]:
     """An Nginx with this routing for alice, bob and mia, who is being moved but still answers; max no longer does."""
     with upstreams_of("alice", "bob", "mia") as upstreams:
         routes = [Route(user, "127.0.0.1", one.server_port, "n1") for user, one in upstreams.items()]
-        routes.append(Route("max", "127.0.0.1", free_port(), "n2"))
+        routes += [Route("max", "127.0.0.1", free_port(), "n2"), *also]
         port = free_port()
         (root / "map.conf").write_text(render_map(routes, 3, settings, STATES))
         (root / "snippet.conf").write_text(render_snippet(settings))
@@ -92,20 +94,41 @@ def test_who_is_being_moved_is_served_until_the_swap(plain: Gateway) -> None:
     assert plain.get("/ws/mia/x").body == b"mia /x"
 
 
-def test_a_stopped_workspace_may_be_woken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [Mode.MAP, Mode.HOST, Mode.DYNAMIC])
+def test_a_stopped_workspace_may_be_woken(tmp_path: Path, mode: Mode) -> None:
     wake = """location = /wake {
         internal;
         add_header Retry-After 2 always;
         return 503 "$request_method $ws_user is waking for $request_uri";
     }"""
-    with site(tmp_path, GatewaySettings(wake="/wake"), wake) as gateway:
-        answer = gateway.get("/ws/stan/notes?a=1")
+    settings = GatewaySettings(mode=mode, wake="/wake", host_suffix=".x.org", map_file=str(tmp_path / "map.conf"))
+    by_host = mode is Mode.HOST
+    with site(tmp_path, settings, wake) as gateway:
+
+        def get(user: str, path: str = "", method: str = "GET") -> Answer:
+            if by_host:
+                return gateway.get(f"/{path}", method, Host=f"{user}.x.org")
+            return gateway.get(f"/ws/{user}/{path}", method)
+
+        answer = get("stan", "notes?a=1")
         assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
-        assert answer.body == b"GET stan is waking for /ws/stan/notes?a=1"
-        assert b"is starting" in gateway.get("/ws/sue/").body
-        assert gateway.get("/ws/nobody/").status == 404
-        assert gateway.get("/ws/alice/x").body == b"alice /x"
+        assert answer.body == f"GET stan is waking for {'/' if by_host else '/ws/stan/'}notes?a=1".encode()
+        assert get("stan", method="POST").body.startswith(b"POST stan is waking"), "whatever the method"
+        assert b"is starting" in get("sue").body
+        assert get("nobody").status == 404
+        assert get("alice", "x").body == b"alice /x"
         assert gateway.get("/wake").status == 404, "only for the gateway itself"
+
+
+@pytest.mark.parametrize("mode", [Mode.MAP, Mode.DYNAMIC])
+def test_a_workspace_may_be_at_an_address_of_ipv6(tmp_path: Path, mode: Mode) -> None:
+    settings = GatewaySettings(mode=mode, map_file=str(tmp_path / "map.conf"))
+    with upstreams_of("six", address="::1") as six:
+        with site(tmp_path, settings, also=[Route("six", "0:0::1", six["six"].server_port)]) as gateway:
+            for _ in range(3):
+                assert gateway.get("/ws/six/a%2Fb?q").body == b"six /a%2Fb?q"
+            assert gateway.get("/ws/alice/x").body == b"alice /x"
+        assert six["six"].connections == (1 if mode is Mode.DYNAMIC else 3)
 
 
 # ------------------------------------------------------------------------------------------------ mode: host
@@ -265,6 +288,7 @@ def test_a_client_cannot_drop_out_of_the_chain_of_addresses(secure: Gateway) -> 
     assert headers["X-Forwarded-Proto"] == "https"
 
 
+@pytest.mark.timeout(120 + (UPLOAD_BYTES >> 21))
 @pytest.mark.parametrize("option", ["--http1.1", "--http2"])
 @pytest.mark.parametrize("length", ["said", "chunked"])
 def test_a_large_upload_is_streamed_through_whole(secure: Gateway, option: str, length: str, tmp_path: Path) -> None:

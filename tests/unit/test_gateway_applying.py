@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ import pytest
 from tests.fakes import FakeClock
 from tests.gateways import FakeGateway
 from tests.worlds import make_site
-from wsctl.errors import GatewayError, LeaseHeld, LeaseLost, NodeUnreachable, Refused, WsctlError
-from wsctl.gateway import Applied, Applier, ApplyOptions
+from wsctl.errors import BackendError, GatewayError, LeaseHeld, LeaseLost, NodeUnreachable, Refused, WsctlError
+from wsctl.gateway import Applied, Applier, ApplyOptions, Maps
 from wsctl.livemap import Wanted, wanted_map
 from wsctl.nginx import MapRefused
 from wsctl.ports import Leases
@@ -77,18 +78,19 @@ def test_a_new_map_is_uploaded_swapped_tested_reloaded_and_confirmed(rig: Rig) -
     assert rig.gateway.live == rig.gateway.served == TWO.text
     assert rig.gateway.kept is None
     assert sum(rig.slept) > 0.1, "the answers are further apart than old workers accept"
+    assert max(rig.slept) < 0.1, "the first change after a while waits for nothing"
 
 
 def test_no_change_is_no_call_that_changes_anything(rig: Rig) -> None:
     rig.wanted = ONE
-    assert rig.apply() == Applied("edge", "unchanged", 1, 1)
+    assert rig.apply() == Applied("edge", "unchanged", 1, 1, snippet_current=True)
     rig.wanted = a_map(9, "alice")
     assert rig.apply().generation == 1, "the same routes under a later generation are the same map"
     assert rig.gateway.calls == []
 
 
 def test_a_dry_run_changes_nothing(rig: Rig) -> None:
-    assert rig.apply(dry_run=True) == Applied("edge", "would-apply", 2, 2)
+    assert rig.apply(dry_run=True) == Applied("edge", "would-apply", 2, 2, snippet_current=True)
     assert rig.gateway.calls == []
 
 
@@ -266,3 +268,36 @@ def test_one_gateway_that_cannot_be_reached_does_not_stop_the_others(rig: Rig) -
     render: Callable[[], Wanted] = lambda: TWO  # noqa: E731
     found = Applier(connect, render, rig.leases, rig, ApplyOptions()).run(["a", "b", "c"])
     assert [(one.gateway, one.action) for one in found] == [("a", "applied"), ("b", "failed"), ("c", "applied")]
+
+
+def test_gateways_that_ask_together_share_a_map_and_later_ones_get_a_later_one(rig: Rig) -> None:
+    made: list[float] = []
+    together = threading.Barrier(4)
+
+    def render() -> Wanted:
+        made.append(time.monotonic())
+        time.sleep(0.2)
+        return TWO
+
+    def connect(name: str) -> FakeGateway:
+        together.wait(10)
+        return FakeGateway(live=ONE.text, served=ONE.text)
+
+    found = Applier(connect, render, rig.leases, rig, ApplyOptions()).run(["a", "b", "c", "d"])
+    assert {one.action for one in found} == {"applied"}
+    assert len(made) <= 2, "one for who asked before it was begun, one for who asked meanwhile"
+    maps = Maps(render)
+    before = len(made)
+    maps.now(), maps.now()
+    assert len(made) - before == 2, "what changes after a map was begun isn't in it"
+
+
+def test_a_map_that_nobody_may_get_is_one_error(rig: Rig) -> None:
+    gateways = {name: FakeGateway(live=ONE.text, served=ONE.text) for name in ("a", "b")}
+
+    def render() -> Wanted:
+        raise BackendError("a placement that must not reach Nginx")
+
+    with pytest.raises(BackendError, match="must not reach Nginx"):
+        Applier(gateways.__getitem__, render, rig.leases, rig, ApplyOptions()).run(["a", "b"])
+    assert [one.calls for one in gateways.values()] == [[], []]

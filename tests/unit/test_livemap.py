@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from wsctl.livemap import (
     Change,
     Complaint,
+    MapChange,
     Served,
     Verdict,
     Wanted,
@@ -19,7 +22,7 @@ from wsctl.livemap import (
     parse_served,
     wanted_map,
 )
-from wsctl.routes import Route, render_map
+from wsctl.routes import GatewaySettings, Mode, Route, render_map
 
 USER = st.from_regex(r"[a-z0-9](?:[a-z0-9_-]{0,10}[a-z0-9])?", fullmatch=True)
 ADDRESS = st.one_of(st.just("10.0.0.1"), st.just("fd00::7"), st.ip_addresses(v=4, network="10.0.0.0/8").map(str))
@@ -49,14 +52,40 @@ def test_what_is_rendered_is_read_back(routes: dict[str, tuple[str, int]]) -> No
 
 
 def test_differences_are_told_per_user() -> None:
-    found = differences(parse_routes(ONE.text), parse_routes(TWO.text))
+    found = differences(ONE.text, TWO)
     assert [(one.user, one.change, one.before, one.after) for one in found] == [
         ("alice", Change.MOVED, "10.0.0.1:2000", "10.0.0.2:2000"),
         ("bob", Change.ADDED, None, "[fd00::1]:2001"),
     ]
-    back = differences(parse_routes(TWO.text), parse_routes(ONE.text))
+    back = differences(TWO.text, ONE)
     assert [one.change for one in back] == [Change.MOVED, Change.REMOVED]
-    assert differences(parse_routes(ONE.text), parse_routes(SAME.text)) == []
+    assert differences(ONE.text, SAME) == []
+    assert [one.change for one in differences("", TWO)] == [Change.ADDED, Change.ADDED]
+
+
+@pytest.mark.parametrize("mode", [Mode.MAP, Mode.DYNAMIC, Mode.REDIRECT])
+def test_other_pages_and_other_settings_are_differences_too(mode: Mode) -> None:
+    settings = GatewaySettings(mode=mode, node_domain="{node}.x.org")
+    route = Route("alice", "10.0.0.1", 2000, "stopped")
+
+    def made(states: dict[str, str], settings: GatewaySettings = settings, route: Route = route) -> Wanted:
+        return wanted_map(render_map([route], 1, settings, states))
+
+    old = made({"bob": "stopped", "carol": "failed", "alice": "migrating"})
+    assert differences(old.text, made({"dan": "starting", "carol": "stopped"})) == [
+        MapChange(Change.PAGE, "alice", "migrating", None),
+        MapChange(Change.PAGE, "bob", "stopped", None),
+        MapChange(Change.PAGE, "carol", "failed", "stopped"),
+        MapChange(Change.PAGE, "dan", None, "starting"),
+    ]
+    many = made({f"user-{n}": "stopped" for n in range(3000)})
+    assert {one.change for one in differences(old.text, many)} == {Change.PAGE}, "hash sizes are nobody's settings"
+    other = made({"bob": "stopped"}, replace(settings, path_prefix="/w/"))
+    assert differences(old.text, other)[0] == MapChange(Change.SETTINGS)
+    assert [one.user for one in differences(old.text, other)] == [None, "alice", "carol"]
+    if mode is Mode.REDIRECT:
+        elsewhere = made({}, route=route._replace(node="n2"))
+        assert differences(made({}).text, elsewhere) == [MapChange(Change.SETTINGS)]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,10 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "reconcile": Entry("reconcile:reconcile", "Find what differs from the state, and repair what is safe."),
     "watch": Entry("watch:watch", "Watch over the nodes, and wake who is asked for (a service)."),
     "render-gateway": Entry("gateway:render_gateway", "Write the Nginx route map, or the snippet that goes with it."),
+    "gateway": {
+        "ls": Entry("edges:ls", "List gateways with the map that they have, and serve."),
+        "trust": Entry("edges:trust", "Trust a gateway's SSH host key after comparing its fingerprint."),
+    },
     "serve-routes": Entry("serve_routes:serve_routes", "Answer Nginx where users are and who may pass."),
     "audit": Entry("audit:audit", "Show what was done and by whom, export it, or check that it is whole."),
     "systemd": {
@@ -88,6 +92,7 @@ GROUP_HELP = {
     "backup": "Copies: of the state, of a user's files.",
     "restore": "Bring back what `backup` copied.",
     "node": "Nodes: list, check, trust, cordon, drain.",
+    "gateway": "Gateways: list, trust.",
     "lease": "Leases: who is acting on what.",
     "db": "The state database's schema.",
     "inventory": "The inventory file.",

@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wsctl.context import App
@@ -27,14 +28,20 @@ AUTO_WAIT_S = 30.0
 def render(app: App, store: SqlStore) -> Wanted:
     """The map of the placements as they are now. Raises `BackendError` for a row that must not reach Nginx."""
     from wsctl.routes import render_map, routes_of, states_of
+    from wsctl.snippet import snippet_digest
 
     # The generation is read first: if a placement changes in between, the map is newer than it says, never older.
     generation = store.route_generation()
     addresses = {name: node.publish_address for name, node in app.inventory.nodes.items()}
-    placements = list(store.placements())
+    spots, damaged = store.spots()
+    if damaged:
+        raise BackendError(
+            f"the state database holds a placement that must not reach Nginx: {damaged[0].problem}",
+            hint="correct that row by hand, or restore a backup; nothing was written",
+        )
     try:
-        text = render_map(routes_of(placements, addresses), generation, app.inventory.gateway, states_of(placements))
-        return wanted_map(text)
+        text = render_map(routes_of(spots, addresses), generation, app.inventory.gateway, states_of(spots))
+        return replace(wanted_map(text), snippet=snippet_digest(app.inventory.gateway))
     except ValueError as error:
         raise BackendError(
             f"the state database holds a placement that must not reach Nginx: {error}",
@@ -61,7 +68,6 @@ def apply(app: App, options: ApplyOptions) -> list[Applied]:
     # Opened here and not by whichever thread comes first.
     store = app.store_for_reading if options.dry_run else app.store
     leases = app.leases_for_reading if options.dry_run else app.leases
-    render(app, store)  # what no gateway may get fails here, before any is reached
     gateways = app.gateways
     return Applier(gateways.gateway, lambda: render(app, store), leases, app.wiring.clock, options).run(names)
 

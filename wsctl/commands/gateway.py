@@ -12,17 +12,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsctl.commands.options import DryRunOpt, WaitOpt, YesOpt, command, seconds
+from wsctl.commands.options import DryRunOpt, RequestOpt, WaitOpt, YesOpt, command, seconds
 from wsctl.context import App
 from wsctl.errors import UsageError, WsctlError
 
 if TYPE_CHECKING:
-    from wsctl.gateway import Applied
+    from wsctl.gateway import Applied, ApplyOptions
+    from wsctl.requests import Request
 
 DIFF_LINES = 200
 """So many differences are shown on a terminal; a pipe and JSON get all."""
 
-SIGNS = {"added": "+", "removed": "-", "moved": "~"}
+OTHER_SNIPPET = (
+    "the snippet that Nginx includes isn't the one of this inventory and version: "
+    "wsctl render-gateway --snippet, put it there and reload"
+)
+SIGNS = {"added": "+", "removed": "-", "moved": "~", "page": "p", "settings": "*"}
 
 
 @command
@@ -47,6 +52,7 @@ def render_gateway(
         bool, typer.Option("--force", help="With --apply: replace a map that was edited by hand or is newer, too.")
     ] = False,
     wait: WaitOpt = "10s",
+    request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
@@ -62,10 +68,17 @@ def render_gateway(
       wsctl render-gateway --out /etc/nginx/conf.d/00-wsctl-map.conf --check && nginx -s reload
     """
     _check_options(out, snippet=snippet, check=check, diff=diff, apply=apply, force=force)
+    if request_id is not None and not apply:
+        raise UsageError("--request-id belongs to --apply", hint="wsctl render-gateway --apply --request-id ID")
     if diff:
         _diff(app, None if out is None else Path(out))
     elif apply:
-        _apply(app, check=check, force=force, dry_run=dry_run, wait_s=seconds(wait, "--wait"))
+        from wsctl.gateway import ApplyOptions
+
+        if check:
+            _check(app)
+        options = ApplyOptions(force=force, dry_run=dry_run, wait_s=seconds(wait, "--wait"))
+        _apply(app, options, None if dry_run else app.request(request_id, "render-gateway", ["--apply"], force=force))
     else:
         _render(app, out, snippet=snippet, check=check, dry_run=dry_run)
 
@@ -114,57 +127,75 @@ def _write(path: Path, text: str, *, dry_run: bool) -> str:
     return "written" if replace_file(path, text) else "unchanged"
 
 
-def _apply(app: App, *, check: bool, force: bool, dry_run: bool, wait_s: float) -> None:
-    from wsctl.commands.applying import apply, need_hosts, raise_if_any_failed, render
-    from wsctl.commands.present import error_dict
-    from wsctl.gateway import ApplyOptions
+def _check(app: App) -> None:
+    from wsctl.commands.applying import render
     from wsctl.nginx import check as nginx_check
-    from wsctl.output import Column
     from wsctl.snippet import render_snippet
 
+    nginx_check(render(app, app.store_for_reading).text, render_snippet(app.inventory.gateway))
+
+
+def _apply(app: App, options: ApplyOptions, request: Request | None) -> None:
+    from wsctl.commands.applying import apply, need_hosts, raise_if_any_failed
+    from wsctl.output import Column
+    from wsctl.requests import items_once
+
     need_hosts(app)
-    if check:
-        nginx_check(render(app, app.store_for_reading).text, render_snippet(app.inventory.gateway))
-    results = apply(app, ApplyOptions(force=force, dry_run=dry_run, wait_s=wait_s))
+    failures: list[tuple[str, WsctlError]] = []
 
-    def item(one: Applied) -> dict[str, object]:
-        return {
-            "gateway": one.gateway,
-            "action": one.action,
-            "generation": one.generation,
-            "routes": one.routes,
-            "reload_ms": one.reload_ms,
-            "confirm_ms": one.confirm_ms,
-            "error": None if one.error is None else error_dict(one.error),
-        }
+    def produce() -> list[dict[str, object]]:
+        results = apply(app, options)
+        failures.extend((one.gateway, one.error) for one in results if one.error is not None)
+        return [_item(one) for one in results]
 
+    # Without an id nothing of the shared state is written, and a dry run doesn't even make the database.
+    items = produce() if request is None else items_once(app.world(), request, produce, lambda items: not failures)
     columns = [Column("gateway"), Column("action")]
     columns += [Column(key, right=True) for key in ("generation", "routes", "reload_ms", "confirm_ms")]
-    failed = [(one.gateway, one.error) for one in results if one.error is not None]
-    if len(results) > 1 or not failed:
-        app.out.rows([item(one) for one in results], columns)
-        for name, error in failed if len(results) > 1 else []:
+    if len(items) > 1 or not failures:
+        app.out.rows(items, columns)
+        for failed, error in failures if len(items) > 1 else []:
             if error.hint:
-                app.out.hint(f"{name}: {error.hint}")
-    raise_if_any_failed(failed, len(results))
+                app.out.hint(f"{failed}: {error.hint}")
+    for item in items:
+        if item.get("snippet_current") is False:
+            app.out.warn(f"{item['gateway']}: {OTHER_SNIPPET}")
+    raise_if_any_failed(failures, len(items))
+
+
+def _item(one: Applied) -> dict[str, object]:
+    from wsctl.commands.present import error_dict
+
+    return {
+        "gateway": one.gateway,
+        "action": one.action,
+        "generation": one.generation,
+        "routes": one.routes,
+        "reload_ms": one.reload_ms,
+        "confirm_ms": one.confirm_ms,
+        "snippet_current": one.snippet_current,
+        "error": None if one.error is None else error_dict(one.error),
+    }
 
 
 def _diff(app: App, path: Path | None) -> None:
     from wsctl.commands.applying import raise_if_any_failed, render
-    from wsctl.livemap import differences, parse_routes
+    from wsctl.livemap import differences
     from wsctl.output import Column
     from wsctl.routes import is_intact
 
     found, failed = _live_texts(app, path)
-    wanted = parse_routes(render(app, app.store_for_reading).text)
+    wanted = render(app, app.store_for_reading)
     items: list[dict[str, object]] = []
     for name, text in found.items():
         if text and not is_intact(text):
             app.out.warn(f"{name}: the live map isn't as wsctl wrote it: --apply wants --force")
         items += [
             {"gateway": name, "user": one.user, "change": one.change.value, "from": one.before, "to": one.after}
-            for one in differences(parse_routes(text or ""), wanted)
+            for one in differences(text or "", wanted)
         ]
+    for other in dict.fromkeys(str(item["gateway"]) for item in items if item["change"] == "settings"):
+        app.out.note(f"{other}: the live map was made with other settings, so the snippet may be an older one too")
     shown = items if app.out.is_json or not app.out.is_terminal else items[:DIFF_LINES]
     sign = Column("change", show=lambda change: SIGNS[str(change)])
     app.out.rows(shown, (Column("gateway"), sign, Column("user"), Column("from"), Column("to")))

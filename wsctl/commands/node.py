@@ -14,7 +14,7 @@ import typer
 
 from wsctl.commands.options import DryRunOpt, RequestOpt, YesOpt, command
 from wsctl.context import App
-from wsctl.errors import BackendError, NodeUnreachable, PartialFailure, Refused, WsctlError
+from wsctl.errors import BackendError, NodeUnreachable, PartialFailure, WsctlError
 from wsctl.model import ClusterView, NodeState
 from wsctl.reports import set_aside, suspicion
 from wsctl.text import ago
@@ -143,29 +143,10 @@ def trust(
     Example:
       wsctl node trust n1 --fingerprint SHA256:…
     """
+    from wsctl.commands.trusting import trust_host_key
+
     app.inventory.node(node)
-    key = app.fleet.scan_host_key(node)
-    item: dict[str, object] = {"node": node, "key_type": key.type, "fingerprint": key.fingerprint}
-    if fingerprint is not None and fingerprint.removeprefix("SHA256:") != key.fingerprint.removeprefix("SHA256:"):
-        raise Refused(
-            f"{node} presents {key.type} {key.fingerprint}, not {fingerprint}; nothing was trusted",
-            hint="compare with the node's console; if it differs there too, somebody sits in between",
-            details=item,
-        )
-    if key.status == "revoked":
-        raise Refused(
-            f"the key {key.fingerprint} that {node} presents is marked @revoked in known_hosts; nothing was trusted",
-            hint="give the node a new host key, then trust that one",
-            details=item,
-        )
-    if key.status == "trusted":
-        app.out.record({**item, "action": "unchanged"})
-        return
-    if fingerprint is None:
-        changed = "CHANGED: it isn't the key trusted before. " if key.status == "changed" else ""
-        app.out.typed(f"{changed}{node} presents {key.type} {key.fingerprint}. Trust it?", "yes")
-    app.fleet.trust(node, key)
-    app.out.record({**item, "action": "trusted"})
+    trust_host_key(app, app.fleet, "node", node, fingerprint)
 
 
 @command

@@ -84,7 +84,7 @@ def _known(app: App) -> Known:
 
     store = app.store_for_reading
     generation = store.route_generation()  # first: what changes in between is read again
-    placements = store.placements_and_damage()[0]
+    spots = store.spots()[0]
     addresses = {name: node.publish_address for name, node in app.inventory.nodes.items()}
-    routes = routes_of(placements, addresses)
-    return Known(generation, {r.user: upstream(r.address, r.port) for r in routes}, states_of(placements))
+    routes = routes_of(spots, addresses)
+    return Known(generation, {r.user: upstream(r.address, r.port) for r in routes}, states_of(spots))

@@ -23,6 +23,7 @@ from wsctl.errors import BackendError
 from wsctl.model import Capacity, DamagedPlacement, Placement, PlacementState, Resources, Usage
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import AuditEntry
+from wsctl.spots import Spot
 from wsctl.store import rows
 from wsctl.store.base import ATTEMPTS, ClusterRows, always_raced
 from wsctl.store.counters import COUNTERS, SET_COUNTERS, Change, Shift, room, taken
@@ -64,6 +65,10 @@ class PlacementRows(ClusterRows):
         read = [rows.placement_or_damage(row, self._dialect.decode_time) for row in self._placement_rows()]
         good = [row for row in read if isinstance(row, Placement)]
         return good, [row for row in read if isinstance(row, DamagedPlacement)]
+
+    def spots(self) -> tuple[list[Spot], list[DamagedPlacement]]:
+        sql = "SELECT user, node, address, host_port, state FROM placements WHERE cluster = ? ORDER BY user"
+        return rows.spots(self._database.read(lambda session: session.query(sql, (self._cluster,))))
 
     def placement(self, user: str) -> Placement | None:
         return self._database.read(lambda session: self._find(session, user))

@@ -7,13 +7,14 @@ Not responsible for: statements or transactions.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from wsctl.errors import BackendError
 from wsctl.model import DamagedPlacement, NodeMark, NodeState, Placement, PlacementState, Resources, is_user_id
 from wsctl.records import Actor, AuditEntry, AuditKind, AuditRow
+from wsctl.spots import Spot
 from wsctl.store.database import Row, utc
 
 PLACEMENT_COLUMNS = (
@@ -80,6 +81,20 @@ def placement_or_damage(row: Row, when: DecodeTime) -> Placement | DamagedPlacem
         node if isinstance(node, str) and node else None,
         port if is_port(port) else None,
     )
+
+
+def spots(found: Iterable[Row]) -> tuple[list[Spot], list[DamagedPlacement]]:
+    """Rows (user, node, address, port, state), and those of them that say no place."""
+    good: list[Spot] = []
+    damaged: list[DamagedPlacement] = []
+    for user, node, address, port, state in found:
+        known = _PLACEMENT_STATES.get(state)
+        if known is not None and type(user) is str and type(node) is str and node and is_port(port):
+            good.append(Spot(user, node, address, port, known))
+            continue
+        problem = _impossible(user, node, port, (), ()) or f"unknown state {state!r}"
+        damaged.append(DamagedPlacement(str(user), _damaged("placements", user, problem).message))
+    return good, damaged
 
 
 def node_mark(row: Row, when: DecodeTime) -> NodeMark:

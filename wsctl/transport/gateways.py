@@ -27,6 +27,7 @@ from wsctl.transport.shell import Done, LocalShell, Shell, SshShell
 from wsctl.transport.timeouts import Timeouts
 
 if TYPE_CHECKING:
+    from wsctl.transport.host_keys import HostKey
     from wsctl.transport.ready import Wire
     from wsctl.transport.sessions import Sessions
 
@@ -198,9 +199,19 @@ class Gateways:
 
     def gateway(self, name: str) -> ShellGateway:
         """The gateway, connected. Raises `NotFound`, `NodeUnreachable`, `HostKeyError`."""
-        if name not in self._made:
-            raise NotFound(f"no gateway named {name!r} in the inventory")
+        self._host(name)
         return self._made[name].get()
+
+    def scan_host_key(self, name: str) -> HostKey:
+        """The host key that the gateway presents, without logging in; as `Connections.scan_host_key`. Raises
+        `NotFound`, `NodeUnreachable`, `UsageError` for this machine."""
+        return self._sessions.get().scan(self._host(name))
+
+    def trust(self, name: str, key: HostKey) -> None:
+        """Add the key to the known_hosts file that the gateway uses. Raises `NotFound`, `NodeError`."""
+        from wsctl.transport import known_hosts
+
+        known_hosts.trust(self._host(name).name, key)
 
     def close(self) -> None:
         """Close the connections; never raises."""
@@ -208,6 +219,12 @@ class Gateways:
         sessions = self._sessions.peek()
         if sessions is not None:
             sessions.close()
+
+    def _host(self, name: str) -> GatewayHost:
+        host = self._hosts.get(name)
+        if host is None:
+            raise NotFound(f"no gateway named {name!r} in the inventory", hint="wsctl gateway ls")
+        return host
 
     def _make_sessions(self) -> Sessions:
         from wsctl.transport.sessions import Sessions
@@ -220,7 +237,7 @@ class Gateways:
         try:
             session = self._sessions.get().session(host)
         except HostKeyError as error:
-            hint = f"compare the fingerprint on {host.name}'s console, then record the key: {_by_hand(host)}"
+            hint = (error.hint or "").replace("wsctl node trust", "wsctl gateway trust")
             raise HostKeyError(host.name, error.reason, hint=hint, details=error.details) from error
         except NodeUnreachable as error:
             if error.hint and error.hint.startswith("wsctl node"):
