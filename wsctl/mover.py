@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from wsctl.errors import BackendError, NodeError, NodeUnreachable, Unschedulable
+from wsctl.errors import BackendError, FilesError, NodeError, NodeUnreachable, Unschedulable
 from wsctl.model import ClusterView, Strategy, WorkspaceSpec
 from wsctl.moving import CopyState
-from wsctl.plan import Work
+from wsctl.plan import BeginMove, Work
 from wsctl.planner import Decision, How, Within, plan_migrate, plan_unmove
 from wsctl.transport.fanout import run as fan_out
 from wsctl.workflow import NO_DEADLINE_S, Operation, Options, Outcome, Workflow, World
@@ -165,17 +165,21 @@ class Mover:
             if isinstance(error, Unschedulable) and first is not None:
                 break  # what is left to say is why there was nothing left to choose from
             first = first or outcome
-            if not isinstance(error, NodeError) or not self._learn(errand, error, avoid):
+            if not isinstance(error, NodeError) or not self._learn(errand, error, outcome.work, avoid):
                 return _moved(errand, outcome)
         return _moved(errand, first) if first is not None else Moved(errand, Fate.FAILED, "there are no nodes")
 
-    def _learn(self, errand: Errand, error: NodeError, avoid: dict[str, str]) -> bool:
+    def _learn(self, errand: Errand, error: NodeError, work: Work | None, avoid: dict[str, str]) -> bool:
         """Remember a node that failed. Whether to try another one: not once the swap is done."""
         if isinstance(error, NodeUnreachable):
             self._dead[error.node] = error.reason
-        if error.node == errand.source or self.rules.insist or self._halted is not None:
+        failed = error.node
+        if isinstance(error, FilesError) and work is not None:
+            # A copy that breaks off is told by the source, also when it was the target that broke.
+            failed = next((step.node for step in work.steps if isinstance(step, BeginMove)), failed)
+        if failed == errand.source or self.rules.insist or self._halted is not None:
             return False
-        avoid[error.node] = error.reason
+        avoid[failed] = error.reason
         placement = self.world.store.placement(errand.user)
         return placement is not None and placement.node == errand.source
 

@@ -259,6 +259,20 @@ def test_another_target_is_taken_when_one_dies(full: Desk) -> None:
     assert full.sql("SELECT * FROM moves") == []
 
 
+def test_a_copy_that_breaks_off_is_made_to_another_node(full: Desk) -> None:
+    """The source's rsync tells it, whichever side broke."""
+    full.reached.trees.fail("copy", FilesError("n1", "write error: Broken pipe"))
+    ran = full("node", "drain", "n1", "--yes", "--parallel", "1", "-o", "json")
+    assert ran.code == 0, ran.err
+    full.reached.trees.fail("copy", FilesError("n3", "permission denied"), times=99)
+    first = placed(full)
+    node = first["alice"]
+    ran = full("node", "drain", node, "--yes", "--parallel", "1", "-o", "json")
+    assert ran.code == 9
+    assert "permission denied" in str(ran.items[0]["reason"])
+    assert placed(full) == first
+
+
 def test_a_full_target_is_not_asked_twice_for_the_same_user(full: Desk) -> None:
     for _ in range(2):
         full.reached.trees.fail("verify", FilesError("n2", "no space left on device"))

@@ -183,7 +183,7 @@ if ALL:  # each takes a minute
         site.lab.kill("n3")
         out, said = process.communicate(timeout=170)
         where = homes(site)
-        assert process.returncode == (0 if "n3" not in where.values() else 9) or "n1" not in where.values(), (out, said)
+        assert "n1" not in where.values(), (out, said)
         reached = [user for user in users if where[user] != "n3"]
         assert {where[user] for user in reached} == {"n2"}
         assert sums(site, reached) == {user: before[user] for user in reached}
