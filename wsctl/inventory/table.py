@@ -11,6 +11,7 @@ from __future__ import annotations
 from wsctl.inventory import names
 from wsctl.inventory.backups import BACKUP
 from wsctl.inventory.kinds import Key, ListOf, MapOf, Section, Values, section
+from wsctl.inventory.moves import MIGRATE
 from wsctl.inventory.reaping import REAP
 from wsctl.inventory.scalars import PORTS, SWITCH, choice, decimal, duration, number, size
 from wsctl.inventory.urls import COORDINATION, STATE
@@ -201,6 +202,7 @@ ROOT = section(
         section(strategy=Key(choice(Strategy), "How a node is chosen among those that fit.", "spread")), "Placement."
     ),
     reap=Key(REAP, "What `reap-idle` does besides the limits of classes."),
+    migrate=Key(MIGRATE, "How users are moved, unless the command says otherwise."),
     requests=Key(
         section(keep=Key(duration("7d"), "How long a request id is remembered, with its first result.", "7d")),
         "Request ids, which make a repeated command harmless.",
