@@ -23,7 +23,7 @@ from bench.rig import FLOOR_PORTS, USERS, Rig
 
 ROUNDS = 3
 FILES, FOLDERS, BYTES = 20_000, 200, 1 << 30
-TREE = f"{USERS}tree"
+TREE = "tree-of-the-benchmark"
 KEY = "bench-key"
 
 # One folder in a hundred is written anew again and again, for as long as the container lives.
@@ -127,12 +127,7 @@ class _Two:
 
     def clear(self) -> None:
         """Remove the users' containers, files and copies, and what wsctl knows of them; the tree stays."""
-        tree, aside = self.source.workspaces / TREE, self.source.folder / "bench-aside"
-        tree.rename(aside)
-        try:
-            self.rig.clean()
-        finally:
-            aside.rename(tree)
+        self.rig.clean()
         for node in (self.source, self.target):
             node.run(["sh", "-c", f"rm -rf /srv/workspaces/.wsctl-*/{USERS}*"], timeout=120)
 
