@@ -17,7 +17,7 @@ from tests.fakes import FakeClock, FakeEngine, FakeFleet
 from wsctl.errors import FilesError, NodeUnreachable
 from wsctl.model import Placement, container_name
 from wsctl.moveports import Progress, Size, Way
-from wsctl.moving import Pass
+from wsctl.moving import Pass, Road
 
 Tree = dict[str, str]
 
@@ -37,6 +37,7 @@ class FakeFiles:
         self.writes: dict[str, int] = {}
         self.slow_s = 2.0
         self.on_copy: Callable[[str], None] = lambda user: None
+        self.road = Road()
         self.calls: list[tuple[str, str]] = []
         self._faults: dict[str, list[Exception]] = defaultdict(list)
 
@@ -61,8 +62,9 @@ class FakeFiles:
 
     # -- ports.NodeFiles
 
-    def check(self, way: Way) -> None:
+    def check(self, way: Way) -> Road:
         self._contact("check", way.user, way.source, way.target)
+        return self.road
 
     def size(self, node: str, root: str, user: str) -> Size:
         self._contact("size", user, node)
@@ -93,7 +95,7 @@ class FakeFiles:
             self.writes[way.user] -= 1
             self.write(way.user, f"written during pass {len(self.calls)}")
         self.clock.advance(self.slow_s)
-        return Pass(changed, self.slow_s)
+        return Pass(changed, self.slow_s, self.road)
 
     def verify(self, way: Way, *, full: bool) -> list[str]:
         self._contact("verify", way.user, way.source, way.target)
@@ -108,6 +110,11 @@ class FakeFiles:
         self.live[key] = self.incoming.pop(key)
         self._engine(way.target).data.add(way.user)
         self.installed.add(key)
+        self.finish(way)
+
+    def disarm(self, node: str, root: str, user: str) -> None:
+        self._contact("disarm", user, node)
+        self.ways = {way for way in self.ways if (way.source, way.user) != (node, user)}
 
     def discard(self, node: str, root: str, user: str, *, installed: bool) -> None:
         self._contact("discard", user, node)

@@ -310,7 +310,13 @@ class App:
         return self.fleet.repository(node, self.backup_environment)
 
     def world(
-        self, *, dry_run: bool = False, parallel: int = 8, wait_s: float = 10.0, told: Told | None = None
+        self,
+        *,
+        dry_run: bool = False,
+        parallel: int = 8,
+        wait_s: float = 10.0,
+        told: Told | None = None,
+        routed: Callable[[], None] = lambda: None,
     ) -> World:
         """Everything the pipeline acts through. A dry run reads the state database without creating it."""
         from wsctl.workflow import World
@@ -328,6 +334,7 @@ class App:
             starting=self.starting,
             files=lambda: self.fleet.files,
             told=told or _untold,
+            routed=routed,
             warm=self.fleet.warm,
             parallel=parallel,
             lease_wait_s=wait_s,

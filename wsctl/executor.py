@@ -30,7 +30,7 @@ from wsctl.model import (
     container_name,
     quarantine_name,
 )
-from wsctl.movework import Hands, MoveWork, Told, no_files
+from wsctl.movework import Hands, Measured, MoveWork, Told, no_files
 from wsctl.moving import Move
 from wsctl.plan import (
     AwaitReady,
@@ -77,7 +77,8 @@ def at_once(node: str, token: str, check: Callable[[], None]) -> AbstractContext
 @dataclass(slots=True)
 class Executor:
     """Carries out works. `auditor` says who acts; `check` raises when the lease was lost; `starting` is entered before
-    a container is made or started, and left when it answers. `facts` is what was measured, by target.
+    a container is made or started, and left when it answers; `routed` called when one who was moved works again.
+    `facts` is what was `measured`, by target.
     """
 
     cluster: str
@@ -90,7 +91,9 @@ class Executor:
     starting: Starting = at_once
     files: Callable[[], NodeFiles] = no_files
     told: Told = lambda user, number, size, share: None
+    routed: Callable[[], None] = lambda: None
     facts: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    measured: dict[str, Measured] = field(default_factory=dict)
 
     def run(self, work: Work, spec: WorkspaceSpec | None, placement: Placement | None) -> Placement | None:
         """`attempt`, for those who can't go on after a failure: the placement; raises what the failing step raised."""
@@ -106,7 +109,7 @@ class Executor:
         """
         hands = Hands(self.nodes, self.store, self.clock, self.files, self.told)
         with contextlib.ExitStack() as stack:
-            moving = MoveWork(hands, stack, self.check)
+            moving = MoveWork(hands, stack, self.check, self.measured.setdefault(work.target, Measured()))
             run = _Run(self, spec, placement, self.auditor.trail(work, placement), moving)
             try:
                 for step in work.steps:
@@ -117,8 +120,7 @@ class Executor:
                 run.record_failure(error)
                 return Ran(run.placement, error)
             finally:
-                moved = {"source": run.source} if run.source is not None else {}
-                self.facts[work.target] = {**moving.facts(), **moved}
+                self.facts[work.target] = moving.measured.facts()
         return Ran(run.placement)
 
 
@@ -142,7 +144,6 @@ class _Run:
     placement: Placement | None
     trail: Trail
     moving: MoveWork
-    source: str | None = None
     container_id: str | None = None
     sent_bytes: int | None = None
     is_recorded: bool = False
@@ -266,7 +267,7 @@ class _Run:
         )
         if isinstance(result, Conflict):
             raise self._stale(step.user, ours)
-        self.placement, self.source = result, step.source
+        self.placement, self.moving.measured.source = result, step.source
 
     def _pull(self, step: PullImage) -> None:
         self.executor.engines(step.node).pull(step.image)
@@ -294,7 +295,8 @@ class _Run:
             raise
 
     def _stop(self, step: StopContainer) -> None:
-        self.moving.stopped_at = self.executor.clock.now()
+        measured = self.moving.measured
+        measured.stopped_at = measured.stopped_at or self.executor.clock.now()
         self.executor.engines(step.node).stop(container_name(step.user), step.grace_s)
 
     def _unpause(self, step: UnpauseContainer) -> None:
@@ -314,8 +316,11 @@ class _Run:
     def _settle(self, step: Settle) -> None:
         self._record(step.state)
         if step.state is PlacementState.RUNNING:
-            self.moving.back_at = self.executor.clock.now()
             self._note_start(step)
+            if self.moving.measured.source is not None:
+                # Somebody who was moved waits for the gateway to know; the rest of the work is about what is left.
+                self.executor.routed()
+            self.moving.measured.back_at = self.executor.clock.now()
 
     def _note_start(self, step: Settle) -> None:
         """A start counts as activity, and the reaper needs the counters as they were before the user came.
@@ -365,20 +370,15 @@ class _Run:
         return self.spec
 
     @staticmethod
-    def _changed(user: str, generation: int) -> WsctlError:
+    def _changed(user: str, generation: int, how: str = ": somebody else changed it") -> WsctlError:
         return StaleGeneration(
-            f"the placement of {user} moved past generation {generation}: somebody else changed it",
+            f"the placement of {user} moved past generation {generation}{how}",
             hint=f"wsctl show {user}",
             details={"user": user, "generation": generation},
         )
 
-    @staticmethod
-    def _stale(user: str, generation: int) -> WsctlError:
-        return StaleGeneration(
-            f"the placement of {user} moved past generation {generation} while this command worked on it",
-            hint=f"wsctl show {user}",
-            details={"user": user, "generation": generation},
-        )
+    def _stale(self, user: str, generation: int) -> WsctlError:
+        return self._changed(user, generation, " while this command worked on it")
 
 
 _FILES = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wsctl.model import Capacity, Placement, PlacementState
-from wsctl.moving import KeptCopy, Move, Pass
+from wsctl.moving import KeptCopy, Move, Pass, Road
 from wsctl.records import AuditEntry, Conflict
 
 Progress = Callable[[int, float], None]
@@ -32,11 +32,12 @@ class Way:
 @dataclass(frozen=True, slots=True)
 class Size:
     """What a user's folder holds: bytes of all files, and how many there are. `odd` names some of those that aren't
-    copied: sockets, pipes and devices (text from file names, untrusted)."""
+    copied, `odd_count` in all: sockets, pipes and devices (text from file names, untrusted)."""
 
     bytes: int
     files: int
     odd: tuple[str, ...] = ()
+    odd_count: int = 0
 
 
 class NodeFiles(Protocol):
@@ -47,8 +48,8 @@ class NodeFiles(Protocol):
     came (the effect may have happened) and `FilesError` when a node refused.
     """
 
-    def check(self, way: Way) -> None:
-        """Raise unless both nodes have what a copy needs. Changes nothing."""
+    def check(self, way: Way) -> Road:
+        """Raise unless both nodes have what a copy needs; the way that it will take. Changes nothing."""
 
     def size(self, node: str, root: str, user: str) -> Size:
         """What the user's folder holds; nothing if there is none. Reads everything's metadata."""
@@ -59,18 +60,24 @@ class NodeFiles(Protocol):
 
     def copy(self, way: Way, *, final: bool, bwlimit: int | None, compress: bool, progress: Progress) -> Pass:
         """Make what is incoming on the target like the source: everything that differs is copied, what is too much is
-        deleted there. Node to node, by a key for this move only. Files that vanish meanwhile are fine unless `final`.
-        `bwlimit` is in bytes a second."""
+        deleted there. Node to node, by a key for this move only, or through this machine if that can't be. Files that
+        vanish meanwhile are fine unless `final`. By tar everything is copied, and it must be `final`. `bwlimit` is in
+        bytes a second."""
 
     def verify(self, way: Way, *, full: bool) -> list[str]:
         """How what is incoming differs from the source, one line each (untrusted text): in names, types, modes, owners,
         sizes, times, links, attributes; in content for a sample of files, or of all with `full`. Empty: not at all."""
 
     def install(self, way: Way) -> None:
-        """Make what is incoming the user's files on the target, in one step. Raises if there are some already."""
+        """Make what is incoming the user's files on the target, in one step, and take back the move's key. Raises if
+        there are some already."""
 
     def discard(self, node: str, root: str, user: str, *, installed: bool) -> None:
-        """Delete what is incoming; with `installed` also if it was installed already. Never anything else."""
+        """Delete what is incoming; with `installed` also if it was installed already. Never anything else. A key that
+        was allowed to copy it there is allowed no more."""
+
+    def disarm(self, node: str, root: str, user: str) -> None:
+        """End what copies from the node for a move of the user, and delete the key of it there."""
 
     def keep(self, node: str, root: str, user: str, name: str) -> None:
         """Put the user's files aside as `name`, in one step; nothing happens if they are there already."""
@@ -99,14 +106,16 @@ class MoveStore(Protocol):
         audit: Sequence[AuditEntry] = (),
     ) -> Placement | Conflict:
         """Like `claim`, with the move recorded and its room and port on the target taken, and a copy noted there as
-        incoming. A move that was begun before ends. STALE, PORT_TAKEN, NODE_FULL if that can't be."""
+        incoming, and the source as sending. A move that was begun before ends. STALE, PORT_TAKEN, NODE_FULL if that
+        can't be."""
 
     def swap(
         self, user: str, generation: int, state: PlacementState, *, leaves_files: bool, audit: Sequence[AuditEntry] = ()
     ) -> Placement | Conflict:
         """Make the target of the user's move their node: address, port, room, generation and container_generation, in
-        one transaction. The source's room and port are given back, the move ends, its copy isn't incoming any more, and
-        with `leaves_files` the source's is noted as leaving. STALE if the placement or its move isn't there any more.
+        one transaction. The source's room and port are given back, the move ends, its copy isn't incoming any more nor
+        the source sending, and with `leaves_files` the source's is noted as leaving. STALE if the placement or its move
+        isn't there any more.
         """
 
     def kept_copies(self) -> list[KeptCopy]:

@@ -14,8 +14,8 @@ from datetime import datetime
 
 from wsctl.errors import FilesError
 from wsctl.model import Node
-from wsctl.moveports import Way
-from wsctl.moving import CopyState, KeptCopy, Pass, another_pass
+from wsctl.moveports import Size, Way
+from wsctl.moving import CopyState, KeptCopy, Pass, Road, RoadKind, another_pass
 from wsctl.plan import (
     CheckCopy,
     CopyPass,
@@ -54,26 +54,61 @@ class Hands:
 
 
 @dataclass(slots=True)
+class Measured:
+    """What is measured of a user's move, also if it takes more than one try. `bytes_stopped`: those copied while nobody
+    worked; `source`: where it went from, once it has; `left_out`: what was there and not copied."""
+
+    passes: list[Pass] = field(default_factory=list)
+    bytes_stopped: int = 0
+    source: str | None = None
+    put_aside: str | None = None
+    left_out: Size | None = None
+    stopped_at: datetime | None = None
+    back_at: datetime | None = None
+
+    def facts(self) -> dict[str, object]:
+        """What is reported; empty if there was no move. Milliseconds and bytes."""
+        found: dict[str, object] = {}
+        if self.stopped_at is not None or self.passes:
+            found["downtime_ms"] = self._down_ms()
+            found["bytes_copied"] = sum(one.bytes for one in self.passes)
+            found["bytes_stopped"] = self.bytes_stopped
+            found["passes"] = len(self.passes)
+        if self.passes:
+            road = self.passes[-1].road
+            found |= {"road": road.kind.value, "road_why": road.why}
+        if self.left_out is not None:
+            found |= {"left_out": self.left_out.odd_count, "left_out_names": self.left_out.odd}
+        if self.put_aside is not None:
+            found["put_aside"] = self.put_aside
+        if self.source is not None:
+            found["source"] = self.source
+        return found
+
+    def _down_ms(self) -> int:
+        if self.stopped_at is None or self.back_at is None:
+            return 0
+        return round((self.back_at - self.stopped_at).total_seconds() * 1000)
+
+
+@dataclass(slots=True)
 class MoveWork:
     """The files' part of one work. `stack` is unwound at its end, whatever that is."""
 
     hands: Hands
     stack: ExitStack
     check: Callable[[], None]
-    live: list[Pass] = field(default_factory=list)
-    final: list[Pass] = field(default_factory=list)
-    put_aside: str | None = None
-    stopped_at: datetime | None = None
-    back_at: datetime | None = None
+    measured: Measured = field(default_factory=Measured)
+    road: Road = field(default_factory=Road)
     _opened: set[Way] = field(default_factory=set)
 
     def do(self, step: Step) -> None:
         """The effect of a step on files. Raises `NodeError`, `BackendError`."""
         match step:
             case CheckCopy():
-                self._files.check(self._way(step))
+                self.road = self._files.check(self._way(step))
             case PrepareTarget():
-                self.put_aside = self._files.prepare(self._way(step))
+                self.measured.put_aside = self._files.prepare(self._way(step)) or self.measured.put_aside
             case CopyPass(final=False):
                 self._copy_live(step)
             case CopyPass():
@@ -81,53 +116,52 @@ class MoveWork:
             case VerifyCopy():
                 self._verify(step)
             case InstallCopy():
-                # No key outlives the copying, whatever happens from here on.
-                self._close(self._way(step))
                 self._files.install(self._way(step))
+                self._opened.discard(self._way(step))
             case KeepSource():
                 self._keep(step)
+            case _:
+                self._clean_up(step)
+
+    def _clean_up(self, step: Step) -> None:
+        """What moves have left."""
+        store = self.hands.store
+        match step:
+            case DiscardCopy(sent=True):
+                self._files.disarm(step.node, self._root(step.node), step.user)
+                store.forget_copy(KeptCopy(step.user, step.node, step.number, CopyState.SENDING))
             case DiscardCopy():
                 self._files.discard(step.node, self._root(step.node), step.user, installed=step.installed)
-                self.hands.store.forget_copy(KeptCopy(step.user, step.node, step.number, CopyState.INCOMING))
+                store.forget_copy(KeptCopy(step.user, step.node, step.number, CopyState.INCOMING))
             case DropCopy():
                 copy = KeptCopy(step.user, step.node, step.number, CopyState.KEPT)
                 self._files.drop(step.node, self._root(step.node), step.user, copy.name)
-                self.hands.store.forget_copy(copy)
+                store.forget_copy(copy)
             case _:
                 raise AssertionError(f"{type(step).__name__} isn't about files")
-
-    def facts(self) -> dict[str, object]:
-        """What is reported of the move; empty if there was none. Milliseconds and bytes."""
-        if self.stopped_at is None and not self.live and not self.final:
-            return {}
-        down = 0
-        if self.stopped_at is not None and self.back_at is not None:
-            down = round((self.back_at - self.stopped_at).total_seconds() * 1000)
-        passes = [*self.live, *self.final]
-        found: dict[str, object] = {
-            "downtime_ms": down,
-            "bytes_copied": sum(one.bytes for one in passes),
-            "passes": len(passes),
-        }
-        return found if self.put_aside is None else {**found, "put_aside": self.put_aside}
 
     def _keep(self, step: KeepSource) -> None:
         for copy in self.hands.store.kept_copies():
             if (copy.user, copy.node, copy.state) == (step.user, step.node, CopyState.LEAVING):
-                self._files.keep(step.node, self._root(step.node), step.user, copy.name)
+                root = self._root(step.node)
+                # Looked up here, and not before: nobody waits for this any more.
+                self.measured.left_out = self._files.size(step.node, root, step.user)
+                self._files.keep(step.node, root, step.user, copy.name)
                 self.hands.store.keep_copy(copy, step.keep_s)
 
     def _copy_live(self, step: CopyPass) -> None:
-        while True:
-            self.live.append(self._copy(step))
-            if not another_pass(self.live):
+        live: list[Pass] = []
+        # A stream of everything is no use before the last one, which can only be the same again.
+        while self.road.kind is not RoadKind.TAR:
+            live.append(self._copy(step))
+            if not another_pass(live):
                 return
             self.check()
 
     def _copy_rest(self, step: CopyPass) -> None:
         for left in reversed(range(FINAL_TRIES)):
             try:
-                self.final.append(self._copy(step))
+                self._copy(step)
             except FilesError:
                 if not left:
                     raise
@@ -136,17 +170,20 @@ class MoveWork:
                 return
 
     def _copy(self, step: CopyPass) -> Pass:
-        way, number = self._way(step), len(self.live) + len(self.final) + 1
+        way, number = self._way(step), len(self.measured.passes) + 1
         if way not in self._opened:
             self._opened.add(way)
             self.stack.callback(self._close, way)
-        return self._files.copy(
+        done = self._files.copy(
             way,
             final=step.final,
             bwlimit=step.bwlimit,
             compress=step.compress,
             progress=lambda size, share: self.hands.told(step.user, number, size, share),
         )
+        self.measured.passes.append(done)
+        self.measured.bytes_stopped += done.bytes if step.final else 0
+        return done
 
     def _close(self, way: Way) -> None:
         if way in self._opened:

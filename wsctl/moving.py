@@ -13,6 +13,10 @@ from enum import StrEnum
 SHORT_S = 1.0
 """A pass that took no longer than this leaves a rest that takes no longer either: not worth another pass."""
 
+REST_S = 0.5
+"""Nor is one for a rest that is sent in so short a time: then it is looking through all files that takes long, and the
+last pass looks through them in any case."""
+
 MOST_PASSES = 5
 SHRINKS = 0.7
 """A pass that copied more than this share of what the one before it did shows that the user writes as fast as we do."""
@@ -39,6 +43,8 @@ class CopyState(StrEnum):
 
     INCOMING = "incoming"
     """Being made by a move, beside the workspaces; never had anybody working on it."""
+    SENDING = "sending"
+    """No copy: what they work on, which a move copies from. The node may have a key for that."""
     LEAVING = "leaving"
     """What a move has just left, still in its old place."""
     KEPT = "kept"
@@ -62,17 +68,39 @@ class KeptCopy:
         return f"{self.user}-{self.number}"
 
 
+class RoadKind(StrEnum):
+    """How files get from node to node."""
+
+    DIRECT = "direct"
+    """rsync over SSH, from the source to the target."""
+    RELAY = "relay"
+    """rsync on both nodes, the stream between them through the machine that wsctl runs on."""
+    TAR = "tar"
+    """One tar stream through that machine, while nobody works: where a node has no rsync."""
+
+
+@dataclass(frozen=True, slots=True)
+class Road:
+    """The way that a copy takes, and why it isn't the direct one."""
+
+    kind: RoadKind = RoadKind.DIRECT
+    why: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
     """One pass of copying: the bytes of files that had changed, and how long it took."""
 
     bytes: int
     seconds: float
+    road: Road = Road()
 
 
 def another_pass(passes: Sequence[Pass]) -> bool:
     """Whether to copy once more while the user works: the rest is neither small yet, nor did it stop shrinking."""
     last = passes[-1]
     if last.bytes == 0 or last.seconds <= SHORT_S or len(passes) >= MOST_PASSES:
+        return False
+    if len(passes) > 1 and last.bytes * passes[0].seconds <= REST_S * passes[0].bytes:
         return False
     return len(passes) == 1 or last.bytes <= SHRINKS * passes[-2].bytes

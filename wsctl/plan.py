@@ -315,15 +315,17 @@ class KeepSource(Step):
 
 @dataclass(frozen=True, slots=True)
 class DiscardCopy(Step):
-    """Delete a copy that was being made and that nobody ever worked on."""
+    """Delete a copy that was being made and that nobody ever worked on; or (`sent`) end what was being copied from the
+    node, and its key."""
 
     sign: ClassVar[str] = "-"
     verb: ClassVar[str] = "discard"
     number: int
     installed: bool
+    sent: bool = False
 
     def text(self) -> str:
-        return f"the unfinished copy of {self.user} on {self.node}"
+        return f"{'what copies' if self.sent else 'the unfinished copy of'} {self.user} on {self.node}"
 
 
 @dataclass(frozen=True, slots=True)

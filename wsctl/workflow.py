@@ -49,7 +49,8 @@ NO_DEADLINE_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everything the pipeline acts on and through. `parallel` bounds the targets acted on at once."""
+    """Everything the pipeline acts on and through. `parallel` bounds the targets acted on at once. `routed` is called
+    as soon as a user who was moved works again: puts the route map live, if that is wanted, and never raises."""
 
     cluster: str
     nodes: Mapping[str, Node]
@@ -63,6 +64,7 @@ class World:
     files: Callable[[], NodeFiles] = no_files
     told: Told = lambda user, number, size, share: None
     warm: Callable[[Iterable[str]], None] = lambda names: None
+    routed: Callable[[], None] = lambda: None
     parallel: int = 8
     lease_wait_s: float = 10.0
     set_aside_s: float = 60.0
@@ -189,7 +191,7 @@ class Workflow:
 
         return Executor(
             world.cluster, world.nodes, world.store, world.engines, world.clock, auditor, check, world.starting,
-            world.files, world.told,
+            world.files, world.told, world.routed,
         )  # fmt: skip
 
     def _take_leases(self, operation: Operation, stack: ExitStack) -> tuple[Callable[[], None], dict[str, WsctlError]]:
@@ -338,7 +340,7 @@ class Workflow:
             view = self.knowledge.applied_to(view)
             work = operation.undo(target, view).work
             if work is not None and work.steps:
-                undoing = replace(executor, auditor=replace(executor.auditor, request_id=None), facts={})
+                undoing = replace(executor, auditor=replace(executor.auditor, request_id=None), facts={}, measured={})
                 undoing.run(work, operation.spec(target, view), before)
 
     def _after(self, operation: Operation, target: str, ran: Ran, executor: Executor) -> ClusterView | None:

@@ -20,7 +20,8 @@ def test_the_answer_is_that_of_the_contract(alice: Desk) -> None:
     del said["downtime_ms"]
     assert said == {
         "schema_version": 1, "user": "alice", "source": source, "target": target, "generation": 3, "bytes_copied": 4,
-        "passes": 3, "action": "migrated",
+        "passes": 3, "action": "migrated", "bytes_stopped": 0, "road": "direct", "road_why": "",
+        "left_out": 0,
     }  # fmt: skip
     assert alice.home("alice") == target
     assert alice.reached.trees.live[(target, "alice")] == {"work": "work"}

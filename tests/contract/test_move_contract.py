@@ -48,7 +48,9 @@ def test_a_move_takes_its_room_at_the_beginning(store: SqlStore) -> None:
     )  # fmt: skip
     assert store.moves() == {"alice": move()}
     assert store.usage() == {"n1": ONE, "n2": ONE}
-    assert store.kept_copies() == [KeptCopy("alice", "n2", 1, CopyState.INCOMING)]
+    assert store.kept_copies() == [
+        KeptCopy("alice", "n2", 1, CopyState.INCOMING), KeptCopy("alice", "n1", 2, CopyState.SENDING),
+    ]  # fmt: skip
     assert store.last_ports()["n2"] == 20007
 
 

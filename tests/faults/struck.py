@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from wsctl.errors import BackendError, NodeUnreachable
 from wsctl.model import Node
 from wsctl.transport import Connections
 
+WAITS_S = 120.0
 HOWS = ("killed-before", "killed-after", "lost-before", "lost-after")
 
 
@@ -38,6 +40,7 @@ class Line(Wire):
         self.how = how
         self.counts = counts.open("a", encoding="utf-8", buffering=1)
         self.counting = threading.Lock()
+        self.go_on = counts.with_suffix(".go")
 
     def carry(self, who: str, name: str, call: Callable[[], Any], *, counts: bool) -> Any:
         if not counts:
@@ -52,12 +55,21 @@ class Line(Wire):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "lost-before":
             raise self._lost(who)
+        if self.how == "waits-before":
+            self._wait()
         result = call()
         if self.how == "killed-after":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "lost-after":
             raise self._lost(who)
         return result
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + WAITS_S
+        while not self.go_on.exists():
+            if time.monotonic() > deadline:
+                raise AssertionError("nobody said to go on")
+            time.sleep(0.02)
 
     @staticmethod
     def _lost(who: str) -> Exception:

@@ -17,60 +17,13 @@ import pytest
 from lab import Lab
 from tests.faults.lab_truth import settle
 from tests.integration.labsite import Site, eventually
-
-MANIFEST = r"""cd "$1" && find . ! -type p -printf '%p|%y|%m|%U|%G|%s|%T@|%l|%n\n' |
-sed 's/^\(.*|d|.*|.*|.*|\)[0-9]*\(|.*|.*|\).*$/\1\2/' |
-LC_ALL=C sort; find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; python3 - "$1" <<'END'
-import os, sys
-for top, folders, files in os.walk(os.fsencode(sys.argv[1])):
-    for name in sorted(folders + files):
-        path = os.path.join(top, name)
-        for key in sorted(os.listxattr(path, follow_symlinks=False)):
-            print(path, key, os.getxattr(path, key, follow_symlinks=False))
-END
-"""
-
-NASTY = r"""set -e; cd "$1"; mkdir deep many; ln -s /etc/passwd outside; ln -s missing dangling
-echo one > deep/a; ln deep/a deep/b
-printf x > "$(printf 'latin-\351')"; printf y > "$(printf 'line\nbreak')"; echo z > ' -rf --delete'
-truncate -s 8M sparse; printf end >> sparse; for n in $(seq 2000); do echo $n > many/$n; done
-chmod 4711 deep/a; chown 1234:4321 deep; touch -d '2001-02-03 04:05:06.789' deep/a; mkfifo pipe
-python3 -c 'import os,sys; os.setxattr(sys.argv[1], "user.note", b"kept \xff")' deep/a"""
+from tests.integration.movesite import NASTY, home, manifest, mover, no_keys, sh
 
 
 @pytest.fixture
 def site(lab: Lab, tmp_path: Path) -> Iterator[Site]:
-    made = Site(lab, tmp_path)
-    try:
+    with mover(lab, tmp_path) as made:
         yield made
-    finally:
-        for node in made.lab.nodes.values():
-            script = f"rm -rf /srv/workspaces/.wsctl-*/*-{made.tag}* /run/wsctl-move/{made.tag}.*"
-            node.run(["sh", "-c", script], check=False, timeout=20)
-        made.sweep()
-
-
-def sh(site: Site, node: str, script: str, *args: str) -> str:
-    return str(site.lab.nodes[node].run(["sh", "-c", script, "sh", *args], timeout=60).stdout)
-
-
-def manifest(site: Site, node: str, folder: str) -> str:
-    return sh(site, node, MANIFEST, f"/srv/workspaces/{folder}").replace(folder, "USER")
-
-
-def home(site: Site, user: str) -> str:
-    return str(site.json("show", user)["node"])
-
-
-def no_keys(site: Site, user: str) -> None:
-    for name in site.lab.nodes:
-        left = sh(
-            site,
-            name,
-            'cat ~/.ssh/authorized_keys 2>/dev/null | grep ":$1:" || :; ls /run/wsctl-move 2>/dev/null || :',
-            user,
-        )
-        assert user not in left, left
 
 
 def test_every_kind_of_file_arrives(site: Site) -> None:
@@ -130,7 +83,8 @@ def test_no_write_is_lost(site: Site) -> None:
         url = f"http://{shown['address']}:{shown['host_port']}/"
         while not stop.is_set():
             number = written[0] + 1
-            script = f"docker exec ws-u-{user} sh -c 'echo {number} > /workspace/counter'"
+            write = f"echo {number} > /workspace/.new && mv /workspace/.new /workspace/counter"
+            script = f"docker exec ws-u-{user} sh -c '{write}'"
             done = site.lab.nodes[source].run(["sh", "-c", script], check=False, timeout=20)
             if done.returncode != 0:
                 return
@@ -218,3 +172,20 @@ def test_a_changed_host_key_of_the_target_is_refused_before_anything(site: Site)
     assert "host key" in ran.err
     assert site.containers() == [f"{source}/ws-u-{user}"]
     assert user not in sh(site, target, "ls /srv/workspaces/.wsctl-incoming 2>/dev/null || :")
+
+
+@pytest.mark.skipif(os.environ.get("WSCTL_FAULTS") != "all", reason="minutes: WSCTL_FAULTS=all")
+def test_many_small_files(site: Site) -> None:
+    user = site.user()
+    site.run("place", user)
+    source = home(site, user)
+    script = """cd "/srv/workspaces/$1"; perl -e 'for $d (0 .. 199) { mkdir "d$d"; for $f (0 .. 999) {
+        open my $o, ">", "d$d/f$f" or die; print $o "$d $f\n" } }'"""
+    site.lab.nodes[source].run(["sh", "-c", script, "sh", user], timeout=300)
+    ran = site.run("migrate-user", user, "-o", "json", timeout=900)
+    assert ran.json["action"] == "migrated"
+    listing = 'cd "$1" && find . -type f -printf "%p %s %T@\n" | LC_ALL=C sort | sha256sum; find . -type f | wc -l'
+    kept = sh(site, source, f"ls /srv/workspaces/.wsctl-kept | grep {user}").strip()
+    there = sh(site, ran.json["target"], listing, f"/srv/workspaces/{user}")
+    assert there == sh(site, source, listing, f"/srv/workspaces/.wsctl-kept/{kept}")
+    assert there.split()[-1] == "200000"

@@ -47,10 +47,10 @@ def drain(
         bool, typer.Option("--partial", help="Move those who have room elsewhere, although others haven't.")
     ] = False,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown wherever the node is.")] = "",
-    verify: moves.VerifyOpt = "sample",
+    verify: moves.VerifyOpt = None,
     bwlimit: moves.BwlimitOpt = None,
-    compress: moves.CompressOpt = False,
-    keep: moves.KeepOpt = "24h",
+    compress: moves.CompressOpt = None,
+    keep: moves.KeepOpt = None,
     wait: WaitOpt = "10s",
     request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
@@ -70,7 +70,7 @@ def drain(
 
     app.inventory.node(node)
     options = _options(
-        app, node, _within(app, node, to, label), how=moves.how_of(verify, bwlimit, keep, compress=compress),
+        app, node, _within(app, node, to, label), how=moves.how_of(app, verify, bwlimit, keep, compress=compress),
         only_idle=only_idle, deadline=deadline, partial=partial, reason=reason, request_id=request_id, dry_run=dry_run,
     )  # fmt: skip
     if dry_run:
@@ -159,7 +159,7 @@ def _perform(app: App, options: DrainOptions, parallel: int, wait: str, *, yes: 
                 live.changed()
             bar.ended(one.errand.user)
 
-        world = app.world(parallel=parallel, wait_s=seconds(wait, "--wait"), told=bar.told)
+        world = app.world(parallel=parallel, wait_s=seconds(wait, "--wait"), told=bar.told, routed=live.changed)
         drainer = Drainer(world, options, report, lambda users: moves.say_stopping(app, users), bar.begin)
         drained = drainer.run(shown)
     _say_files(app, options.node, drained)

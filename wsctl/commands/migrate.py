@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wsctl.commands import moves
-from wsctl.commands.applying import auto_apply
+from wsctl.commands.applying import AsItGoes, auto_apply
 from wsctl.commands.options import DryRunOpt, RequestOpt, UserArg, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
-from wsctl.errors import NotFound, UsageError
+from wsctl.errors import NodeError, NotFound, UsageError
+from wsctl.moveports import Way
+from wsctl.moving import Road, RoadKind
 
 if TYPE_CHECKING:
     from wsctl.movework import Told
@@ -34,10 +36,10 @@ def migrate_user(
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Back to the node that keeps the files of the last move.")
     ] = False,
-    verify: moves.VerifyOpt = "sample",
+    verify: moves.VerifyOpt = None,
     bwlimit: moves.BwlimitOpt = None,
-    compress: moves.CompressOpt = False,
-    keep: moves.KeepOpt = "24h",
+    compress: moves.CompressOpt = None,
+    keep: moves.KeepOpt = None,
     wait: WaitOpt = "10s",
     request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
@@ -47,6 +49,7 @@ def migrate_user(
 
     Until the swap the user belongs to the source, and a failure leaves them running there; from then on to the target.
     The same command finishes what was cut off. The source's copy is put aside for a while, and deleted by `reconcile`.
+    What the options don't say, `migrate:` in the inventory does.
 
     Examples:
       wsctl migrate-user alice --dry-run
@@ -57,7 +60,7 @@ def migrate_user(
     from wsctl.workflow import Options, Workflow
 
     (target,) = check_users([user])
-    how = moves.how_of(verify, bwlimit, keep, compress=compress)
+    how = moves.how_of(app, verify, bwlimit, keep, compress=compress)
     if rollback and to is not None:
         raise UsageError("--rollback goes to where the files are kept: it takes no --to")
     back_to = _kept_on(app, target, dry_run=dry_run) if rollback else None
@@ -66,13 +69,18 @@ def migrate_user(
     progress = nullcontext(None) if dry_run else app.out.progress(100, f"copying {target}")
     with progress as bar:
         told = None if bar is None else _shown_on(bar)
-        world = app.world(dry_run=dry_run, wait_s=seconds(wait, "--wait"), told=told)
+        routed = _unrouted if dry_run else AsItGoes(app, "migrate-user").changed
+        world = app.world(dry_run=dry_run, wait_s=seconds(wait, "--wait"), told=told, routed=routed)
         outcomes = run(Workflow(world), operation, Options(dry_run=dry_run), request)
     with auto_apply(app, "migrate-user", dry_run=dry_run):
         if dry_run:
             _show_dry_run(app, outcomes[0], how)
         else:
             _show(app, outcomes[0], rollback=rollback)
+
+
+def _unrouted() -> None:
+    """A dry run changes no route."""
 
 
 def _shown_on(bar: Progress) -> Told:
@@ -107,7 +115,7 @@ def _kept_on(app: App, user: str, *, dry_run: bool) -> str:
     """The node that keeps the newest copy of the user's files."""
     store = app.store_for_reading if dry_run else app.store
     placement = store.placement(user)
-    kept = [copy for copy in store.kept_copies() if copy.user == user and copy.state != "incoming"]
+    kept = [copy for copy in store.kept_copies() if copy.user == user and copy.state in ("leaving", "kept")]
     if placement is None or not kept:
         raise NotFound(f"no node keeps files of {user} that a move left", hint=f"wsctl migrate-user {user} --to NODE")
     return max(kept, key=lambda copy: copy.number).node
@@ -122,13 +130,28 @@ def _show_dry_run(app: App, outcome: Outcome, how: How) -> None:
     copies = [step for step in outcome.work.steps if isinstance(step, CopyPass)] if outcome.work is not None else []
     if not copies:
         return
-    size = moves.measure(app, {outcome.target: copies[0].source}, 1).get(outcome.target)
+    source, target, user = copies[0].source, copies[0].node, outcome.target
+    roots = (app.inventory.nodes[name].host_root.rstrip("/") for name in (source, target))
+    try:
+        road = app.fleet.files.check(Way(user, source, target, *roots))
+    except NodeError as error:
+        app.out.warn(f"a copy couldn't be made now: {error.message}")
+        return
+    _say_road(app, road)
+    size = moves.measure(app, {user: source}, 1).get(user)
     if size is not None:
-        about_s = moves.estimate_s(size, how)
-        app.out.note(
-            f"{human_bytes(size.bytes)} in {size.files} files; about {about_s:.0f} s while {outcome.target} works"
-        )
+        when = "while nobody works" if road.kind is RoadKind.TAR else f"while {user} works"
+        about = f"about {moves.estimate_s(size, how):.0f} s {when}"
+        app.out.note(f"{human_bytes(size.bytes)} in {size.files} files; {about}")
         moves.say_odd(app, [size])
+
+
+def _say_road(app: App, road: Road) -> None:
+    """Why files don't go straight from node to node, if they don't."""
+    if road.kind is RoadKind.RELAY:
+        app.out.warn(f"the files go through this machine: {road.why}")
+    elif road.kind is RoadKind.TAR:
+        app.out.warn(f"the files go through this machine in one tar stream, while nobody works: {road.why}")
 
 
 def _show(app: App, outcome: Outcome, *, rollback: bool) -> None:
@@ -151,9 +174,17 @@ def _show(app: App, outcome: Outcome, *, rollback: bool) -> None:
     }
     for warning in outcome.work.warnings if outcome.work is not None else ():
         app.out.warn(warning)
+    if "road" in facts:
+        item |= {key: facts[key] for key in ("bytes_stopped", "road", "road_why")}
+        _say_road(app, Road(RoadKind(str(facts["road"])), str(facts["road_why"])))
+    item["left_out"] = facts.get("left_out", 0)
+    names = facts.get("left_out_names", ())
+    if isinstance(names, tuple):
+        moves.say_left_out(app, int(str(item["left_out"])), names)
     if "put_aside" in facts:
         app.out.warn(f"{outcome.target} had other files on {node}: kept there as .wsctl-kept/{facts['put_aside']}")
     if app.out.is_json:
         app.out.record(item)
     else:
-        app.out.rows([item], tuple(Column(name) for name in item))
+        shown = [name for name in item if name not in ("bytes_stopped", "road", "road_why", "left_out")]
+        app.out.rows([item], tuple(Column(name) for name in shown))

@@ -32,26 +32,36 @@ FIRST_PASS = 90
 """Hundredths of a user's bar that the first pass fills: what comes after it is short."""
 
 VerifyOpt = Annotated[
-    str, typer.Option("--verify", metavar="sample|full", help="Compare the content of a sample, or of all files.")
+    str | None,
+    typer.Option("--verify", metavar="sample|full", help="Compare the content of a sample, or of all files."),
 ]
 BwlimitOpt = Annotated[
     str | None, typer.Option("--bwlimit", metavar="SIZE", help="Each copy takes at most so much a second, e.g. 20m.")
 ]
-CompressOpt = Annotated[bool, typer.Option("--compress", help="Compress on the way: for slow networks.")]
-KeepOpt = Annotated[str, typer.Option("--keep", metavar="DURATION", help="How long the source keeps its copy.")]
+CompressOpt = Annotated[
+    bool | None, typer.Option("--compress/--no-compress", help="Compress on the way: for slow networks.")
+]
+KeepOpt = Annotated[str | None, typer.Option("--keep", metavar="DURATION", help="How long the source keeps its copy.")]
 OnlyIdleOpt = Annotated[
     bool, typer.Option("--only-idle", help="Leave those who work, by the rules of reap-idle, where they are.")
 ]
 AtOnceOpt = Annotated[int, typer.Option("--parallel", min=1, max=64, help="Users moved at once.")]
 
 
-def how_of(verify: str, bwlimit: str | None, keep: str, *, compress: bool) -> How:
-    """The options of a copy, as the planner takes them. Raises `UsageError`."""
+def how_of(app: App, verify: str | None, bwlimit: str | None, keep: str | None, *, compress: bool | None) -> How:
+    """How to copy, as the planner takes it: as the options say, and what they don't, the inventory. Raises
+    `UsageError`."""
     from wsctl.planner import How
 
-    if verify not in ("sample", "full"):
+    if verify not in (None, "sample", "full"):
         raise UsageError(f"--verify {verify!r} is neither sample nor full")
-    return How(seconds(keep, "--keep"), verify == "full", _size(bwlimit), compress)
+    usual = app.inventory.migrate
+    return How(
+        usual.keep_s if keep is None else seconds(keep, "--keep"),
+        usual.verify_full if verify is None else verify == "full",
+        usual.bandwidth if bwlimit is None else _size(bwlimit),
+        usual.compress if compress is None else compress,
+    )
 
 
 def _size(text: str | None) -> int | None:
@@ -116,8 +126,14 @@ def size_fields(size: Size | None, how: How) -> dict[str, object]:
 def say_odd(app: App, sizes: Iterable[Size]) -> None:
     """Which files wouldn't be copied."""
     for size in sizes:
-        for name in size.odd:
-            app.out.warn(f"not copied, as it is a socket, a pipe or a device: {name}")
+        say_left_out(app, size.odd_count, size.odd)
+
+
+def say_left_out(app: App, count: int, names: Sequence[str]) -> None:
+    """That so many files aren't copied, some of them by name."""
+    if count:
+        more = f" and {count - len(names)} more" if count > len(names) else ""
+        app.out.warn(f"not copied, as they are sockets, pipes or devices: {', '.join(names)}{more}")
 
 
 # ---------------------------------------------------------------------------------------------------------- progress

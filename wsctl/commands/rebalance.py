@@ -46,10 +46,10 @@ def rebalance(
     ] = ByOpt.LOAD,
     only_idle: moves.OnlyIdleOpt = False,
     parallel: moves.AtOnceOpt = 4,
-    verify: moves.VerifyOpt = "sample",
+    verify: moves.VerifyOpt = None,
     bwlimit: moves.BwlimitOpt = None,
-    compress: moves.CompressOpt = False,
-    keep: moves.KeepOpt = "24h",
+    compress: moves.CompressOpt = None,
+    keep: moves.KeepOpt = None,
     wait: WaitOpt = "10s",
     request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
@@ -66,8 +66,9 @@ def rebalance(
     """
     from wsctl.requests import items_once
 
+    how = moves.how_of(app, verify, bwlimit, keep, compress=compress)
     options = _options(
-        app, _share(target), most, by, only_idle=only_idle, how=moves.how_of(verify, bwlimit, keep, compress=compress),
+        app, _share(target), most, by, only_idle=only_idle, how=how,
         request_id=request_id, dry_run=dry_run,
     )  # fmt: skip
     if dry_run:
@@ -135,7 +136,7 @@ def _perform(app: App, options: RebalanceOptions, parallel: int, wait: str, *, y
                 live.changed()
             bar.ended(one.errand.user)
 
-        world = app.world(parallel=parallel, wait_s=seconds(wait, "--wait"), told=bar.told)
+        world = app.world(parallel=parallel, wait_s=seconds(wait, "--wait"), told=bar.told, routed=live.changed)
         rebalancer = Rebalancer(world, options, report, lambda users: moves.say_stopping(app, users), bar.begin)
         done = rebalancer.run(shown)
     _say_midway(app, rebalancer)

@@ -66,7 +66,7 @@ def reconcile(
     world = app.world(dry_run=dry_run, parallel=parallel, wait_s=seconds(wait, "--wait"))
     reconciler = Reconciler(
         world,
-        rules=Rules(adopt=template, named=users is not None),
+        rules=Rules(adopt=template, named=users is not None, keep_s=app.inventory.migrate.keep_s),
         users=users,
         published=_published(app, map_file),
         request_id=request_id,

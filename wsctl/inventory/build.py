@@ -13,7 +13,7 @@ from pathlib import Path
 from wsctl.health import Rules
 from wsctl.inventory.kinds import Kind, ListOf, MapOf, Section, Values
 from wsctl.inventory.scalars import Text
-from wsctl.inventory.settings import BackupSettings, Inventory, ReapSettings, StateSettings, WatchSettings
+from wsctl.inventory.settings import BackupSettings, Inventory, MoveSettings, ReapSettings, StateSettings, WatchSettings
 from wsctl.inventory.table import CLASS, GATEWAY_HOST, NODE, READY, ROOT
 from wsctl.inventory.urls import resolve_ca, resolve_state
 from wsctl.model import Capacity, Node, Resources, SshSettings, WorkspaceSpec
@@ -73,6 +73,7 @@ def build(path: Path, values: Values) -> Inventory:
         reap=_reap(root["reap"]),
         backup=_backup(root["backup"], files),
         watch=_watch(root["watch"], is_wanted="watch" in values),
+        migrate=_migrate(root["migrate"]),
         requests_keep_s=root["requests"]["keep"],
         gateway=_gateway(root["gateway"], _gateway_hosts(root, files)),
         gateway_hosts=_gateway_hosts(root, files),
@@ -141,6 +142,10 @@ def _workspace(name: str, values: Values) -> WorkspaceSpec:
         pull=values["pull"],
         labels=values["labels"],
     )
+
+
+def _migrate(values: Values) -> MoveSettings:
+    return MoveSettings(values["keep"], values["bandwidth"], values["compress"], values["verify"] == "full")
 
 
 def _reap(values: Values) -> ReapSettings:

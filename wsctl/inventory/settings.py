@@ -69,6 +69,17 @@ class WatchSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveSettings:
+    """How users' files are moved: the source keeps its copy for `keep_s` seconds; `bandwidth` in bytes a second (None:
+    no limit); all content is compared, or that of a sample."""
+
+    keep_s: float = 86_400.0
+    bandwidth: int | None = None
+    compress: bool = False
+    verify_full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """One cluster as its operator described it.
 
@@ -91,6 +102,7 @@ class Inventory:
     reap: ReapSettings = field(default_factory=ReapSettings)
     backup: BackupSettings = field(default_factory=BackupSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
+    migrate: MoveSettings = field(default_factory=MoveSettings)
     gateway_hosts: Mapping[str, GatewayHost] = field(default_factory=dict)
     auto_apply: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)

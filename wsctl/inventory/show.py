@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from wsctl.inventory.scalars import duration_text, size_text
-from wsctl.inventory.settings import BackupSettings, Inventory, ReapSettings, WatchSettings
+from wsctl.inventory.settings import BackupSettings, Inventory, MoveSettings, ReapSettings, WatchSettings
 from wsctl.model import Node, ReadyProbe, SshSettings, WorkspaceSpec
 from wsctl.routes import GatewayHost, GatewaySettings
 from wsctl.text import UNSAFE
@@ -31,6 +31,7 @@ def effective(inventory: Inventory) -> Data:
         "scheduler": {"strategy": str(inventory.strategy)},
         "reap": _reap(inventory.reap),
         "watch": _watch(inventory.watch),
+        "migrate": _migrate(inventory.migrate),
         "requests": {"keep": duration_text(inventory.requests_keep_s)},
         "backup": _backup(inventory.backup),
         "gateway": {
@@ -114,6 +115,15 @@ def _workspace(spec: WorkspaceSpec) -> Data:
         "ready": _ready(spec.ready),
         "pull": str(spec.pull),
         "labels": dict(sorted(spec.labels.items())),
+    }
+
+
+def _migrate(moves: MoveSettings) -> Data:
+    return {
+        "keep": duration_text(moves.keep_s),
+        "bandwidth": None if moves.bandwidth is None else size_text(moves.bandwidth),
+        "compress": moves.compress,
+        "verify": "full" if moves.verify_full else "sample",
     }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from wsctl.inventory import names
 from wsctl.inventory.backups import BACKUP
 from wsctl.inventory.kinds import Key, ListOf, MapOf, Section, Values, section
+from wsctl.inventory.moves import MIGRATE
 from wsctl.inventory.reaping import REAP
 from wsctl.inventory.scalars import PORTS, SWITCH, choice, decimal, duration, number, size
 from wsctl.inventory.urls import COORDINATION, STATE
@@ -203,6 +204,7 @@ ROOT = section(
     ),
     reap=Key(REAP, "What `reap-idle` does besides the limits of classes."),
     watch=Key(WATCH, "What `wsctl watch` does; and how long a node is set aside, also without it."),
+    migrate=Key(MIGRATE, "How users are moved, unless the command says otherwise."),
     requests=Key(
         section(keep=Key(duration("7d"), "How long a request id is remembered, with its first result.", "7d")),
         "Request ids, which make a repeated command harmless.",

@@ -248,7 +248,8 @@ def leaving(user: str, view: ClusterView, keep_s: float) -> tuple[Step, ...]:
 
 
 def clean_up(user: str, view: ClusterView) -> tuple[Step, ...]:
-    """Delete copies that a move didn't finish, and those whose time is over. Nobody may be moving the user."""
+    """Delete copies that a move didn't finish, with its key, and those whose time is over. Nobody may be moving the
+    user."""
     placement = view.placements.get(user)
     steps: list[Step] = []
     for copy in view.kept:
@@ -258,6 +259,8 @@ def clean_up(user: str, view: ClusterView) -> tuple[Step, ...]:
             # Where the user lives there can be no copy of them that was installed and isn't theirs.
             installed = placement is None or placement.node != copy.node
             steps.append(DiscardCopy(user, copy.node, "its move was cut off", copy.number, installed))
+        elif copy.state is CopyState.SENDING:
+            steps.append(DiscardCopy(user, copy.node, "its move was cut off", copy.number, False, sent=True))
         elif copy.state is CopyState.KEPT and copy.expired:
             steps.append(DropCopy(user, copy.node, "its time is over", copy.number))
     return tuple(steps)

@@ -49,8 +49,9 @@ class MoveRows(PlacementRows):
                 raise Lost(Conflict.NODE_FULL)
             self._refuse_placed_port(session, move.target, move.host_port)
             self._insert_move(session, move)
-            self._none_incoming(session, move)
+            self._none_under_way(session, move)
             self._note(session, move.user, move.target, CopyState.INCOMING)
+            self._note(session, move.user, move.source, CopyState.SENDING)
             new = Change(old, state, generation + 1, old.container_generation, old.host_port, old.resources)
             self._shift(session, old.node, new.shift())
             if not session.execute(*self._update(new)):
@@ -75,7 +76,7 @@ class MoveRows(PlacementRows):
                 raise Lost(Conflict.STALE)
             self._exchange(session, old, move, state)
             session.execute("DELETE FROM moves WHERE cluster = ? AND user = ?", (self._cluster, user))
-            self._none_incoming(session, move)
+            self._none_under_way(session, move)
             if leaves_files:
                 self._note(session, user, old.node, CopyState.LEAVING)
             swapped = self._found(session, user)
@@ -147,9 +148,10 @@ class MoveRows(PlacementRows):
         if session.query(sql, (self._cluster, node, port)):
             raise Lost(Conflict.PORT_TAKEN)
 
-    def _none_incoming(self, session: Session, move: Move) -> None:
+    def _none_under_way(self, session: Session, move: Move) -> None:
         sql = "DELETE FROM kept_copies WHERE cluster = ? AND user = ? AND node = ? AND state = ?"
         session.execute(sql, (self._cluster, move.user, move.target, CopyState.INCOMING.value))
+        session.execute(sql, (self._cluster, move.user, move.source, CopyState.SENDING.value))
 
     def _note(self, session: Session, user: str, node: str, state: CopyState) -> None:
         # Every caller changes the user's placement too: no two of them count at once.

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from wsctl.errors import FilesError, NodeError, NotFound
+from wsctl.errors import NodeError, NotFound
 from wsctl.model import Node
 from wsctl.ports import Commands
 from wsctl.transport import fanout, lazy
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from wsctl.transport.engine import DockerEngine
     from wsctl.transport.files import ShellFiles
     from wsctl.transport.folders import ShellFolders
+    from wsctl.transport.hosts import Host
     from wsctl.transport.pipes import Launcher
     from wsctl.transport.restic import ResticRepository
     from wsctl.transport.sessions import Sessions
-    from wsctl.transport.ssh import Session
 
 __all__ = ["Connections", "HostKey", "Timeouts", "fanout"]
 
@@ -149,14 +149,13 @@ class Connections:
     def _make_files(self) -> ShellFiles:
         from wsctl.transport.files import ShellFiles
 
-        return ShellFiles(self._cluster, self._session_for_files, self._timeouts)
+        return ShellFiles(self._cluster, self._host)
 
-    def _session_for_files(self, name: str) -> Session:
+    def _host(self, name: str) -> Host:
+        from wsctl.transport.hosts import Host
+
         node = self._node(name)
-        if node.is_local:
-            hint = "give it an address at which its sshd answers, instead of `local`"
-            raise FilesError(name, "files can't be copied from or to a node that is reached without SSH yet", hint=hint)
-        return self._sessions.get().session(node)
+        return Host(node, lambda: self._sessions.get().session(node))
 
     def _connect(self, node: Node) -> DockerEngine:
         if node.is_local:

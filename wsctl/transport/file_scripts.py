@@ -1,7 +1,8 @@
-"""The shell commands by which files are moved: what runs on a node, as text.
+"""The shell commands about a user's files: looking, making room, installing, putting aside, as text.
 
 Responsible for: these scripts, their folders, and that each is safe to repeat. Not responsible for: running them and
-what their outcome means (`files`). Arguments come in as `$1`…; none of them is ever read as code.
+what their outcome means (`files`), nor for copying (`copy_scripts`). Arguments come in as `$1`…; none of them is ever
+read as code.
 
 `$1` is the folder of all workspaces, `$2` the user, `$3` the folder of the move's key. A move copies into
 `.wsctl-incoming/USER` and notes that folder's inode beside it: so what was installed from there is told from files that
@@ -15,7 +16,7 @@ in=$1/.wsctl-incoming/$2; kept=$1/.wsctl-kept; mark=$in.inode; home=$1/$2
 copiers() {
   for f in $(grep -l -a -F -e "$1" /proc/[0-9]*/cmdline 2>/dev/null); do
     p=${f#/proc/}; p=${p%/cmdline}
-    case $(cat "/proc/$p/comm" 2>/dev/null) in rsync|ssh) echo "$p";; esac
+    case $(cat "/proc/$p/comm" 2>/dev/null) in rsync|ssh|tar) echo "$p";; esac
   done
 }
 fence() {
@@ -29,10 +30,14 @@ there() { [ -e "$1" ] || [ -L "$1" ]; }
 ours() { [ ! -e "$in" ] && [ -e "$mark" ] && [ "$(stat -c %i -- "$home" 2>/dev/null)" = "$(cat "$mark")" ]; }
 """
 
-CHECK = """[ "$(id -u)" = 0 ] || { echo "moving files needs root there; wsctl logs in as $(id -un)" >&2; exit 1; }
-for tool in rsync ssh ssh-keygen awk stat; do
-  command -v $tool >/dev/null || { echo "$tool isn't installed there" >&2; exit 1; }
-done"""
+# Says which tools there are, and what the user's folder is: the same answer from two nodes means one folder.
+CHECK = """[ "$(id -u)" = 0 ] || {
+  echo "moving files takes root, or sudo without password; wsctl logs in as $(id -un)" >&2; exit 1; }
+find / -maxdepth 0 -printf '' 2>/dev/null && : | sort -z 2>/dev/null || { echo "GNU find and sort are missing" >&2
+  exit 1; }
+for tool in rsync ssh ssh-keygen awk getfattr; do ! command -v $tool >/dev/null || printf '%s ' $tool; done
+case $(tar --version 2>/dev/null) in *GNU*) printf 'tar ';; esac
+echo; stat -c '%i %w %z' -- "$home" 2>/dev/null || :"""
 
 PREPARE = """fence "$in/"; umask 022; mkdir -p -- "$1"; umask 077; mkdir -p -- "$1/.wsctl-incoming" "$kept"
 if there "$home"; then
@@ -51,58 +56,29 @@ DISCARD = """fence "$in/"
 if [ "$4" = installed ] && ours; then mv -T -- "$home" "$in"; fi
 rm -rf -- "$in" "$mark\""""
 
-KEEP = """fence "$3/"; rm -rf -- "$3"; umask 077; mkdir -p -- "$kept"
+KEEP = """fence "$3/"; rm -rf -- "$3"; rm -f -- "$mark"; umask 077; mkdir -p -- "$kept"
 there "$kept/$4" || ! there "$home" || mv -T -- "$home" "$kept/$4\""""
 
 DROP = 'rm -rf -- "$kept/$4"'
 
 SIZE = """[ -d "$home" ] || exit 0
-find "$home" -xdev -printf '%y %s\\n' | awk '$1 == "f" {n++; s += $2} END {printf "%d %d\\n", s, n}'
-find "$home" -xdev ! -type f ! -type d ! -type l -printf '%P\\n' | head -n 20"""
+find "$home" -printf '%y %s\\n' | awk '$1 == "f" {n++; s += $2} END {printf "%d %d ", s, n}'
+find "$home" ! -type f ! -type d ! -type l -printf x | wc -c
+find "$home" ! -type f ! -type d ! -type l -printf '%P\\0' | head -z -n 20"""
 
-# The key is made on the source and never leaves it. rsync itself says what it will have the target run: `$3/ask` stands
-# in for ssh. stdin: the target's line for known_hosts. $4 host, $5 port, $6 login, $7 host key algorithms.
-KEY = """fence "$3/"; umask 077; rm -rf -- "$3"; mkdir -p -- "$3"
-find "${3%/*}" -mindepth 1 -maxdepth 1 -mmin +120 -exec rm -rf {} + 2>/dev/null || :
-cat > "$3/known_hosts"
-ssh-keygen -q -t ed25519 -N '' -C wsctl-move -f "$3/key" >&2
-cat > "$3/ssh" <<END
-exec ssh -F none -i "$3/key" -l "$6" -p $5 -o HostName="$4" -o HostKeyAlias=wsctl-target -o HostKeyAlgorithms=$7 \\
-  -o UserKnownHostsFile="$3/known_hosts" -o GlobalKnownHostsFile=/dev/null -o StrictHostKeyChecking=yes \\
-  -o IdentitiesOnly=yes -o IdentityAgent=none -o PreferredAuthentications=publickey -o BatchMode=yes \\
-  -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=4 -o ForwardAgent=no -o ForwardX11=no \\
-  -o ControlPath=none "\\$@"
-END
-echo 'shift; printf "%s\\n" "$*" >> "$MOVE_ASKED"; exit 1' > "$3/ask"
-MOVE_ASKED=$3/asked; export MOVE_ASKED; unset RSYNC_PROTECT_ARGS RSYNC_RSH
-key=$3; dir=$home; to=wsctl-target:$in/; shift 7
-while [ $# -gt 0 ]; do
-  printf . | eval "rsync $1 -e 'sh $key/ask' -- \\"\\$dir/\\" \\"\\$to\\"" >/dev/null 2>&1 || :; shift
-done
-address=$(getent ahosts "$host" 2>/dev/null | awk 'NR == 1 {print $1}')
-ip -o route get "${address:-$host}" 2>/dev/null | sed -n 's/.* src \\([^ ]*\\).*/\\1/p' > "$key/from" || :
-printf '%s\\n' "$(cat "$key/from")"; cat "$key/key.pub" "$key/asked"
-"""
-
-# stdin: the new line, or nothing. $3: whose lines go in any case; those whose time is over go too.
-GRANT = """umask 077; mkdir -p ~/.ssh; f=~/.ssh/authorized_keys; [ -e "$f" ] || : > "$f"
-exec 9>> ~/.ssh/.wsctl-lock; flock -w 30 9 2>/dev/null || :
-now=$(date +%s); until=$((now + 3600)); expiry=$(date -d "@$until" +%Y%m%d%H%M%S)
-cp -p -- "$f" "$f.wsctl-new"
-awk -v mine="$3" -v now="$now" '{ if (match($0, /wsctl-move:[^ :]*:[^ :]*:[0-9]+$/)) {
-  split(substr($0, RSTART), part, ":"); if (part[2] ":" part[3] == mine || part[4] + 0 < now) next } print }' \\
-  "$f" > "$f.wsctl-new"
-sed -e "s/@EXPIRY@/$expiry/" -e "s/@UNTIL@/$until/" >> "$f.wsctl-new"
-mv -fT -- "$f.wsctl-new" "$f\""""
-
-# A pass lives as long as the connection: when stdin ends, so does rsync. $1 key folder, $2 what follows the arguments.
-RUN = """LC_ALL=C; export LC_ALL; unset RSYNC_PROTECT_ARGS RSYNC_RSH; exec 3<&0
-"$@" </dev/null 3<&- & p=$!
-(read -r line <&3; kill $p) >/dev/null 2>&1 & w=$!
-wait $p; c=$?; kill $w 2>/dev/null; exit $c"""
-
-VERIFY = """LC_ALL=C; export LC_ALL; unset RSYNC_PROTECT_ARGS RSYNC_RSH; dir=$1; to=$2; key=$3; mode=$4; shift 4
-rsync "$@" -e "sh $key/ssh" -- "$dir/" "$to" || exit $?
-[ "$mode" = sample ] || exit 0
-find "$dir" -xdev -type f -printf '%P\\0' | shuf -z -n 100 |
-  rsync "$@" --checksum --files-from=- --from0 -e "sh $key/ssh" -- "$dir/" "$to\""""
+# What is in the folder $4, in an order that is the same everywhere; two that are equal say the same. $5 is a number by
+# which a sample of files is chosen whose content is read, or `full`. $6: `attributes` if they are to be read. $7:
+# `list` to see all of it. The names of files with several names follow, by inode: which are one file finds the reader.
+MANIFEST = """t=$(mktemp -d); trap 'rm -rf -- "$t"' EXIT; cd -- "$t"; touch attributes linked files; cd -- "$4"
+find . -type d -printf '%p|d|%m|%U|%G|%T@\\0' -fprint0 "$t/all" \\
+  -o -type f -printf '%p|f|%m|%U|%G|%s|%T@\\0' -fprint0 "$t/all" -fprint0 "$t/files" \\
+    \\( -links 1 -o -fprintf "$t/linked" '%i %p\\0' \\) \\
+  -o -type l -printf '%p|l|%U|%G|%T@|%l\\0' -fprint0 "$t/all" | sort -z > "$t/list"
+step=1 first=1
+[ "$5" = full ] || { step=$(($(tr -cd '\\0' < "$t/files" | wc -c) / 100 + 1)); first=$(($5 % step + 1)); }
+sort -z "$t/files" | sed -z -n "$first~${step}p" | xargs -0 -r sha256sum -- > "$t/content"
+[ "$6" != attributes ] || sort -z "$t/all" | xargs -0 -r getfattr -h -d -m '^user[.]|^system[.]posix_acl' -e hex \\
+  --absolute-names -- > "$t/attributes" 2>/dev/null || :
+cd -- "$t"
+if [ "$7" = list ]; then cat list; tr '\\n' '\\0' < content; tr '\\n' '\\0' < attributes
+else cat list content attributes | sha256sum; cat linked; fi"""

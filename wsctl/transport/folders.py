@@ -17,12 +17,7 @@ from wsctl.errors import BackupDamaged, NodeError
 from wsctl.folders import FolderFacts
 from wsctl.model import Node, is_user_id
 from wsctl.transport.pipes import Launcher, Pipe
-
-# $1 is the script. An account that isn't root gets at most what sudo gives it without a password.
-RISE = """PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin; export PATH; LC_ALL=C; export LC_ALL; script=$1; shift
-if [ "$(id -u)" != 0 ] && command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null
-then exec sudo -n sh -c "$script" wsctl "$@"; fi
-exec sh -c "$script" wsctl "$@" """
+from wsctl.transport.shell import RISE
 
 # $1 is host_root, $2 the user, $3 a word for this import, $4 and so on as named in each.
 _FACTS = """d=$1; while [ ! -d "$d" ]; do d=$(dirname -- "$d"); done; stat -f -c '%a %S %d' -- "$d"

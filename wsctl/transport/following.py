@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from wsctl.errors import NodeUnreachable
+from wsctl.transport.pipes import LocalLauncher
 from wsctl.transport.shell import MAX_OUTPUT, Done
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 SILENT_S = 15.0
 """After so long without a word sshd is asked whether it is still there."""
+
+FOREVER_S = 86_400.0
+"""What runs on this machine is as alive as we are."""
 
 KEEP_BYTES = 1 << 20
 """How much of the words of a command that succeeds is kept: the end."""
@@ -61,6 +65,17 @@ def follow(name: str, session: Session, argv: Sequence[str], heard: Callable[[by
     if code < 0:
         raise NodeUnreachable(name, f"the connection ended before {argv[0]} did")
     return Done(code, out, err[-KEEP_BYTES:])
+
+
+def follow_local(name: str, argv: Sequence[str], heard: Callable[[bytes], None]) -> Done:
+    """The same on this machine."""
+    out = b""
+    with LocalLauncher(name, FOREVER_S).start(argv) as pipe:
+        while part := pipe.read(1 << 16):
+            out = (out + part)[-KEEP_BYTES:]
+            heard(part)
+        code, words = pipe.end()
+    return Done(code, out, words.encode())
 
 
 def _pending(channel: paramiko.Channel) -> bytes:

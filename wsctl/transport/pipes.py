@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from wsctl.errors import NodeError, NodeUnreachable
@@ -29,6 +30,10 @@ WORDS = 40
 """So many lines of what a command says last are kept."""
 
 
+def _unheard(part: bytes) -> None:
+    """Nobody listens."""
+
+
 class Pipe(Protocol):
     """A command that runs. All methods raise `NodeUnreachable` when the machine is silent for too long."""
 
@@ -38,6 +43,9 @@ class Pipe(Protocol):
     def write(self, data: bytes, /) -> bool:
         """Write all to stdin; False if the command doesn't want any more: how it ended says why."""
 
+    def shut(self) -> None:
+        """Close stdin: no more will be written."""
+
     def end(self) -> tuple[int, str]:
         """Close stdin, wait for the end; exit code, and the last words of stderr."""
 
@@ -45,8 +53,11 @@ class Pipe(Protocol):
 class Launcher(Protocol):
     """A machine on which commands can be started."""
 
-    def start(self, argv: Sequence[str]) -> contextlib.AbstractContextManager[Pipe]:
-        """Start a command; at the end of the block it is stopped if it still runs."""
+    def start(
+        self, argv: Sequence[str], heard: Callable[[bytes], None] = _unheard
+    ) -> contextlib.AbstractContextManager[Pipe]:
+        """Start a command; at the end of the block it is stopped if it still runs. `heard` gets what it says on stderr
+        as it comes, in a thread of its own."""
 
 
 class LocalLauncher:
@@ -57,14 +68,14 @@ class LocalLauncher:
         self._silence_s = silence_s
 
     @contextlib.contextmanager
-    def start(self, argv: Sequence[str]) -> Iterator[Pipe]:
+    def start(self, argv: Sequence[str], heard: Callable[[bytes], None] = _unheard) -> Iterator[Pipe]:
         """See `Launcher`."""
         process = subprocess.Popen(  # noqa: S603 - a fixed script; names are its arguments
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
         )
         with process:
             try:
-                yield _LocalPipe(self._name, process, self._silence_s)
+                yield _LocalPipe(self._name, process, self._silence_s, heard)
             finally:
                 process.kill()
                 with contextlib.suppress(OSError):
@@ -72,13 +83,15 @@ class LocalLauncher:
 
 
 class _LocalPipe:
-    def __init__(self, name: str, process: subprocess.Popen[bytes], silence_s: float) -> None:
+    def __init__(
+        self, name: str, process: subprocess.Popen[bytes], silence_s: float, heard: Callable[[bytes], None]
+    ) -> None:
         self._name, self._process, self._silence_s = name, process, silence_s
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise AssertionError("a process without pipes")
         self._in, self._out = process.stdin.fileno(), process.stdout.fileno()
         os.set_blocking(self._in, False)
-        self._words = _Words(process.stderr.read)
+        self._words = _Words(partial(os.read, process.stderr.fileno()), heard)
 
     def read(self, size: int, /) -> bytes:
         if not select.select([self._out], [], [], self._silence_s)[0]:
@@ -98,9 +111,12 @@ class _LocalPipe:
                 return False
         return True
 
-    def end(self) -> tuple[int, str]:
+    def shut(self) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+    def end(self) -> tuple[int, str]:
+        self.shut()
         try:
             code = self._process.wait(self._silence_s)
         except subprocess.TimeoutExpired:
@@ -117,7 +133,7 @@ class SshLauncher:
         self._silence_s = silence_s
 
     @contextlib.contextmanager
-    def start(self, argv: Sequence[str]) -> Iterator[Pipe]:
+    def start(self, argv: Sequence[str], heard: Callable[[bytes], None] = _unheard) -> Iterator[Pipe]:
         """See `Launcher`. When the channel is closed the command's next read or write fails, which ends it."""
         with _broken(self._name):
             channel = self._session.transport.open_session(timeout=self._session.timeouts.channel)
@@ -125,7 +141,7 @@ class SshLauncher:
             with _broken(self._name, self._silence_s):
                 channel.settimeout(self._silence_s)
                 self._exec(channel, shlex.join(argv))
-            yield _SshPipe(self._name, channel, self._silence_s)
+            yield _SshPipe(self._name, channel, self._silence_s, heard)
         finally:
             channel.close()
 
@@ -142,9 +158,9 @@ class SshLauncher:
 
 
 class _SshPipe:
-    def __init__(self, name: str, channel: paramiko.Channel, silence_s: float) -> None:
+    def __init__(self, name: str, channel: paramiko.Channel, silence_s: float, heard: Callable[[bytes], None]) -> None:
         self._name, self._channel, self._silence_s = name, channel, silence_s
-        self._words = _Words(channel.recv_stderr)
+        self._words = _Words(channel.recv_stderr, heard)
 
     def read(self, size: int, /) -> bytes:
         with _broken(self._name, self._silence_s):
@@ -162,10 +178,13 @@ class _SshPipe:
                 raise
         return True
 
+    def shut(self) -> None:
+        with contextlib.suppress(OSError):
+            self._channel.shutdown_write()
+
     def end(self) -> tuple[int, str]:
         with _broken(self._name, self._silence_s):
-            with contextlib.suppress(OSError):
-                self._channel.shutdown_write()
+            self.shut()
             if not self._channel.status_event.wait(self._silence_s):
                 raise _silent(self._name, self._silence_s)
             code = self._channel.recv_exit_status()
@@ -177,7 +196,8 @@ class _SshPipe:
 class _Words:
     """What a command says on stderr, read by a thread so that it never waits for us; the last lines are kept."""
 
-    def __init__(self, read: Callable[[int], bytes | None]) -> None:
+    def __init__(self, read: Callable[[int], bytes], heard: Callable[[bytes], None]) -> None:
+        self._heard = heard
         self._lines: deque[str] = deque(maxlen=WORDS)
         self._thread = threading.Thread(target=self._gather, args=(read,), name="words", daemon=True)
         self._thread.start()
@@ -187,7 +207,7 @@ class _Words:
         self._thread.join(1.0)
         return "\n".join(self._lines)
 
-    def _gather(self, read: Callable[[int], bytes | None]) -> None:
+    def _gather(self, read: Callable[[int], bytes]) -> None:
         rest = b""
         with contextlib.suppress(OSError, EOFError, ValueError, TimeoutError):
             while True:
@@ -197,6 +217,7 @@ class _Words:
                     continue
                 if not data:
                     break
+                self._heard(data)
                 *lines, rest = (rest + data)[-(1 << 16) :].split(b"\n")
                 self._lines.extend(line.decode("utf-8", "replace")[:400] for line in lines)
         if rest:

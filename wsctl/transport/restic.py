@@ -21,8 +21,8 @@ from typing import Any
 from wsctl.errors import NodeError, RepositoryError, RepositoryLocked, RepositoryMissing
 from wsctl.model import Node, is_user_id
 from wsctl.snapshots import Extent, Kind, Snapshot, Taken
-from wsctl.transport.folders import RISE
 from wsctl.transport.pipes import Launcher, Pipe
+from wsctl.transport.shell import RISE
 
 UNREAD = 3
 """restic's exit code when some files couldn't be read."""

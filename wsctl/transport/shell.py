@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 MAX_OUTPUT = 256 << 20
 """More than any map, in bytes: what sends more isn't what it should be."""
 
+RISE = """PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin; export PATH; LC_ALL=C; export LC_ALL; script=$1; shift
+if [ "$(id -u)" != 0 ] && command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null
+then exec sudo -n sh -c "$script" wsctl "$@"; fi
+exec sh -c "$script" wsctl "$@" """
+"""Runs the script `$1` with the words after it, as root where that can be had: an account that isn't root gets what
+sudo gives it without a password."""
+
 
 class Done(NamedTuple):
     """How a command ended. 128 and more: by a signal."""
