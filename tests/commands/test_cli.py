@@ -59,6 +59,8 @@ for reader in (
     "lease ls",
     "db version",
     "node trust",
+    "gateway ls",
+    "gateway trust",
     "audit",
     "activity ls",
     "systemd print",
