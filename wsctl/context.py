@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wsctl.inventory import Inventory
     from wsctl.movework import Told
     from wsctl.output import Output
-    from wsctl.ports import Clock, Commands, Engine, Leases, NodeFiles
+    from wsctl.ports import ActivityLog, Clock, Commands, Engine, Leases, NodeFiles
     from wsctl.records import Actor
     from wsctl.requests import Request
     from wsctl.routes import GatewayHost
@@ -178,6 +178,16 @@ class App:
         return self._open_leases(lambda: self.store_for_reading)
 
     @cached_property
+    def activity(self) -> ActivityLog:
+        """Where it is recorded who was active: Redis and the state database behind it, or the latter alone."""
+        return self._open_activity(lambda: self.store)
+
+    @cached_property
+    def activity_for_reading(self) -> ActivityLog:
+        """The same for who only looks: no state database is created."""
+        return self._open_activity(lambda: self.store_for_reading)
+
+    @cached_property
     def start_gate(self) -> StartGate:
         """The gate before every start; nothing is asked before one."""
         from wsctl.coordination import open_slots
@@ -300,6 +310,8 @@ class App:
             warm=self.fleet.warm,
             parallel=parallel,
             lease_wait_s=wait_s,
+            activity=self.activity_for_reading if dry_run else self.activity,
+            commands=self.fleet.commands,
         )
 
     def _open_leases(self, store: Callable[[], SqlStore]) -> Leases:
@@ -316,6 +328,19 @@ class App:
         )
         self._stack.callback(leases.close)
         return leases
+
+    def _open_activity(self, store: Callable[[], SqlStore]) -> ActivityLog:
+        from wsctl.coordination import open_activity
+
+        activity = open_activity(
+            self.inventory.coordination,
+            cluster=self.inventory.cluster,
+            store=store,
+            password=self.coordination_password,
+            base=self.inventory_file.parent,
+        )
+        self._stack.callback(activity.close)
+        return activity
 
     def _open_store(self, *, create: bool) -> SqlStore:
         from wsctl.store import open_store

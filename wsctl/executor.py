@@ -77,7 +77,9 @@ def at_once(node: str, token: str, check: Callable[[], None]) -> AbstractContext
 @dataclass(slots=True)
 class Executor:
     """Carries out works. `auditor` says who acts; `check` raises when the lease was lost; `starting` is entered before
-    a container is made or started, and left when it answers. `facts` is what was measured, by target.
+    a container is made or started, and left when it answers; `last_look` is called with the user right before their
+    container is stopped, when everybody can read that it will be, and raises to leave it running. `facts` is what was
+    measured, by target.
     """
 
     cluster: str
@@ -90,6 +92,7 @@ class Executor:
     starting: Starting = at_once
     files: Callable[[], NodeFiles] = no_files
     told: Told = lambda user, number, size, share: None
+    last_look: Callable[[str], None] = lambda user: None
     facts: dict[str, Mapping[str, object]] = field(default_factory=dict)
 
     def run(self, work: Work, spec: WorkspaceSpec | None, placement: Placement | None) -> Placement | None:
@@ -241,7 +244,7 @@ class _Run:
         if result is Conflict.PORT_TAKEN:
             raise PlanChanged(f"port {step.port} of {step.node} was given to somebody else")
         if isinstance(result, Conflict):
-            raise self._changed(step.user, step.generation)
+            raise self._stale(step.user, step.generation, _CHANGED)
         self.placement = result
 
     def _begin_move(self, step: BeginMove) -> None:
@@ -256,7 +259,7 @@ class _Run:
         if result in (Conflict.NODE_FULL, Conflict.PORT_TAKEN):
             raise PlanChanged(f"{step.user} can't move to {step.node}: {_CONFLICTS[result]}")
         if isinstance(result, Conflict):
-            raise self._changed(step.user, step.generation)
+            raise self._stale(step.user, step.generation, _CHANGED)
         self.placement = result
 
     def _swap(self, step: SwapPlacement) -> None:
@@ -294,6 +297,7 @@ class _Run:
             raise
 
     def _stop(self, step: StopContainer) -> None:
+        self.executor.last_look(step.user)
         self.moving.stopped_at = self.executor.clock.now()
         self.executor.engines(step.node).stop(container_name(step.user), step.grace_s)
 
@@ -365,22 +369,15 @@ class _Run:
         return self.spec
 
     @staticmethod
-    def _changed(user: str, generation: int) -> WsctlError:
+    def _stale(user: str, generation: int, how: str = " while this command worked on it") -> WsctlError:
         return StaleGeneration(
-            f"the placement of {user} moved past generation {generation}: somebody else changed it",
-            hint=f"wsctl show {user}",
-            details={"user": user, "generation": generation},
-        )
-
-    @staticmethod
-    def _stale(user: str, generation: int) -> WsctlError:
-        return StaleGeneration(
-            f"the placement of {user} moved past generation {generation} while this command worked on it",
+            f"the placement of {user} moved past generation {generation}{how}",
             hint=f"wsctl show {user}",
             details={"user": user, "generation": generation},
         )
 
 
+_CHANGED = ": somebody else changed it"
 _FILES = (
     CheckCopy, PrepareTarget, CopyPass, VerifyCopy, InstallCopy, KeepSource, DiscardCopy, DropCopy,
 )  # fmt: skip

@@ -218,7 +218,8 @@ class ReadyProbe:
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceSpec:
-    """The container every user of a class gets. `name` is the class; the unnamed one is `default`."""
+    """The container every user of a class gets. `name` is the class; the unnamed one is `default`. `busy_connections`:
+    whether open connections to its port keep it (None: where they can be seen)."""
 
     image: str
     resources: Resources
@@ -229,6 +230,8 @@ class WorkspaceSpec:
     idle_after_s: float | None = 1800.0
     max_age_s: float | None = None
     busy_cpus: float | None = 0.2
+    busy_bytes: int | None = 256
+    busy_connections: bool | None = None
     ready: ReadyProbe | None = None
     pull: PullPolicy = PullPolicy.MISSING
     labels: Mapping[str, str] = field(default_factory=dict)

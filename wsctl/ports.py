@@ -32,8 +32,8 @@ from wsctl.records import AuditEntry, AuditRow, Conflict, RequestRecord
 from wsctl.signals import ContainerSigns, NetworkSample, Note
 
 __all__ = [
-    "Clock", "Commands", "Conflict", "ContainerSpec", "Engine", "EngineFactory", "HeldLeases", "Leases", "MoveStore",
-    "NodeFiles", "Reservation", "Slots", "Store",
+    "ActivityLog", "Clock", "Commands", "Conflict", "ContainerSpec", "Engine", "EngineFactory", "HeldLeases", "Leases",
+    "MoveStore", "NodeFiles", "Recorded", "Reservation", "Slots", "Store",
 ]  # fmt: skip
 
 
@@ -156,6 +156,9 @@ class Store(MoveStore, Protocol):
 
     def placements_and_damage(self) -> tuple[list[Placement], list[DamagedPlacement]]:
         """The placements that can be read, and the rows that cannot (or whose user cannot be one); sorted by user."""
+
+    def states(self) -> Mapping[str, str]:
+        """The state of every user who has a placement, as it is written, readable or not."""
 
     def placement(self, user: str) -> Placement | None:
         """One placement."""
@@ -304,6 +307,41 @@ class Slots(Protocol):
 
     def taken(self, node: str) -> int:
         """How many slots of the node are taken now."""
+
+    def close(self) -> None:
+        """Give up the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What is recorded of users: their newest activity, and since when all of it is there (None: that isn't known).
+    `doubt` says why some of it can't be read now."""
+
+    activity: Mapping[str, Activity]
+    since: datetime | None
+    doubt: str | None = None
+
+
+class ActivityLog(Protocol):
+    """Who was active when: in Redis with a flush to the database, or in the database. A time never goes backwards, and
+    whatever was lost, `recorded` says so. Safe to use from several threads."""
+
+    def touch(self, times: Mapping[str, datetime], source: str) -> None:
+        """Record when users were active. Raises `BackendError` only if it could be recorded nowhere."""
+
+    def begin(self, at: datetime) -> None:
+        """From `at` on it is known since when there are data, unless that is known already. Raises `BackendError`."""
+
+    def recorded(self, users: Collection[str] | None = None) -> Recorded:
+        """What is recorded of the users (None: all): nothing that was recorded before the call is missing, or `since`
+        or `doubt` tells of it. Raises `BackendError` if the database can't be asked."""
+
+    def held(self) -> int | None:
+        """Of how many users something is in Redis; None if there is no Redis. Raises `BackendError`."""
+
+    def flush(self, now: datetime) -> int | None:
+        """Bring what is only in Redis to the database: of how many users; None if there is no Redis. Repeating it, also
+        from several hosts at once, does no harm. Raises `BackendError`; then nothing is lost."""
 
     def close(self) -> None:
         """Give up the connection."""

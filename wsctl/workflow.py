@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from wsctl import observe
 from wsctl.audit import Auditor
+from wsctl.coordination.activity import RowActivity
 from wsctl.errors import (
     EngineError,
     LeaseHeld,
@@ -33,7 +34,7 @@ from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceS
 from wsctl.movework import Told, no_files
 from wsctl.plan import BeginMove, Plan, Reserve, StartContainer, Work
 from wsctl.planner import Decision, plan_undo
-from wsctl.ports import Clock, EngineFactory, Leases, NodeFiles, Store
+from wsctl.ports import ActivityLog, Clock, Commands, EngineFactory, Leases, NodeFiles, Store
 from wsctl.records import Actor
 from wsctl.scheduler import next_port, with_placement
 from wsctl.transport.fanout import run as fan_out
@@ -47,7 +48,8 @@ NO_DEADLINE_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everything the pipeline acts on and through. `parallel` bounds the targets acted on at once."""
+    """Everything the pipeline acts on and through. `parallel` bounds the targets acted on at once; `activity` is where
+    it is recorded who was active (None: in the store); `commands` runs commands on a node (None: nothing may)."""
 
     cluster: str
     nodes: Mapping[str, Node]
@@ -63,6 +65,13 @@ class World:
     warm: Callable[[Iterable[str]], None] = lambda names: None
     parallel: int = 8
     lease_wait_s: float = 10.0
+    activity: ActivityLog | None = None
+    commands: Callable[[str], Commands] | None = None
+
+    @property
+    def activity_log(self) -> ActivityLog:
+        """Where it is recorded who was active."""
+        return self.activity or RowActivity(lambda: self.store)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,7 @@ class Operation:
     `spec` gives the spec of a user by what is known of them. `places`: users without a placement may get one, so nodes
     must be asked before one is chosen. `asks`: nodes are asked at all (marks of nodes need none). `everyone`: ask all
     nodes in full, for the explanation. `undo` decides what takes back a work that failed on its way.
+    `last_look` is the executor's.
     """
 
     verb: str
@@ -83,6 +93,7 @@ class Operation:
     everyone: bool = False
     lease: str = "user"
     undo: Callable[[str, ClusterView], Decision] | None = None
+    last_look: Callable[[str], None] = lambda user: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +160,7 @@ class Workflow:
                 options.report(outcome)
             stopped = threading.Event()
             executor = self._executor(Auditor(operation.verb, self.world.actor, options.request_id), check, stopped)
+            executor.last_look = operation.last_look
 
             def act(decision: Decision) -> Outcome:
                 outcome = self._carry_out(operation, decision, view, executor)

@@ -29,6 +29,7 @@ class Fleet:
         raise AssertionError("nobody asked for an engine")
 
     files = None
+    commands = None
 
     def warm(self, names: Iterable[str]) -> None: ...
 

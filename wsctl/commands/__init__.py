@@ -30,6 +30,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "reap-idle": Entry("reap:reap_idle", "Stop workspaces that nobody uses (the cron job)."),
     "activity": {
         "ingest": Entry("activity:ingest", "Record activity from the gateway's access log."),
+        "flush": Entry("activity:flush", "Bring activity from Redis to the state database."),
         "ls": Entry("activity:ls", "List the access logs that are ingested."),
         "forget": Entry("activity:forget", "Forget an access log that isn't ingested any more."),
     },
@@ -82,7 +83,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
 }
 
 GROUP_HELP = {
-    "activity": "Who is active: the gateway's access log.",
+    "activity": "Who is active: the gateway's access log, and what is in Redis.",
     "systemd": "Running reap-idle and reconcile regularly.",
     "backup": "Copies: of the state, of a user's files.",
     "restore": "Bring back what `backup` copied.",

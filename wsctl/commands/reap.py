@@ -107,6 +107,10 @@ def _signals_text(signals: object) -> str:
         more = [
             f"{signal[key]:g} {key.replace('_', ' ')}" for key in ("sent_bytes", "cores", "sessions") if key in signal
         ]
+        if "open" in signal:
+            more.append(f"{signal['open']} open")
+        if "unknown" in signal:
+            more.append("unknown")
         if "until" in signal:
             more.append(f"until {signal['until']:%Y-%m-%d %H:%M} UTC")
         when = [f"{human_duration(max(0.0, age))} ago"] if isinstance(age, float) and not more else []

@@ -57,6 +57,10 @@ class PlacementRows(ClusterRows):
 
     # reading
 
+    def states(self) -> Mapping[str, str]:
+        sql = "SELECT user, state FROM placements WHERE cluster = ?"
+        return dict(self._database.read(lambda session: session.query(sql, (self._cluster,))))
+
     def placements(self) -> list[Placement]:
         return [rows.placement(row, self._dialect.decode_time) for row in self._placement_rows()]
 
