@@ -157,8 +157,8 @@ class Store(MoveStore, Protocol):
     def placements_and_damage(self) -> tuple[list[Placement], list[DamagedPlacement]]:
         """The placements that can be read, and the rows that cannot (or whose user cannot be one); sorted by user."""
 
-    def states(self) -> Mapping[str, str]:
-        """The state of every user who has a placement, as it is written, readable or not."""
+    def states(self, other_than: PlacementState | None = None) -> Mapping[str, str]:
+        """The state of every user who has a placement, as it is written, readable or not; without those in a state."""
 
     def placement(self, user: str) -> Placement | None:
         """One placement."""

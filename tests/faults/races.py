@@ -101,7 +101,8 @@ def play(seed: int, activity: str = "rows", reaper: type[Reaper] = Reaper) -> Ra
         def touch(process: Process, user: str) -> None:
             store: Any = StoreWire(sim, process)
             now = SimClock(sim.kernel, process).now()
-            answers[user] = record_touch(store, log_of(process, store), [user], now)[user]
+            others = record_touch(store, log_of(process, store), [user], now)
+            answers[user] = others.get(user, PlacementState.RUNNING)
 
         span_s = sim.rng.choice((0.3, 1.0, 3.0, 9.0))
         for number in range(sim.rng.choice((1, 1, 2))):

@@ -66,7 +66,8 @@ def touch(
         verb = "would-touch" if dry_run else "touched"
         more = {} if keep is None else {"keep_until": keep if keep > now else None}
         return [
-            {"user": user, "last_active_at": now, "state": states.get(user), "action": verb, **more} for user in known
+            {"user": user, "last_active_at": now, "state": states.get(user, "running"), "action": verb, **more}
+            for user in known
         ]
 
     if known:
