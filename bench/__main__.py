@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bench import cli, drain, gateway, gets, place_many, place_one, report, routes, state, touch
+from bench import cli, drain, gateway, gets, place_many, place_one, reap, report, routes, state, touch
 from bench.measure import BenchError
 from bench.report import Row
 from bench.rig import Rig, rig
@@ -41,6 +41,7 @@ BENCHMARKS = {
     "cli": Benchmark(cli.run, cli.ROUNDS, needs_lab=False),
     # On a machine with two cores `map` against a literal proxy_pass is within the noise of its gate: only by name.
     "gateway": Benchmark(gateway.run, gateway.ROUNDS, needs_lab=False, by_default=False),
+    "reap": Benchmark(reap.run, reap.ROUNDS, needs_lab=False),
     "touch": Benchmark(touch.run, touch.ROUNDS),
     "routes": Benchmark(routes.run, routes.ROUNDS, needs_lab=False),
 }
