@@ -1,8 +1,8 @@
 """Many Docker Engines in one process, a socket each: `python -m bench.engines FOLDER NODES USERS CLUSTER`.
 
-All containers run and are idle. They answer what deciding about the idle asks, as Docker 20.10 does, byte by byte ready-made; each request is
-counted and the counts are at `/bench/counts` of the first socket. Prints `ready`. Responsible for: that. Not responsible for: any
-measurement (`reap`).
+All containers run and are idle. They answer what deciding about the idle asks, as Docker 20.10 does, byte by byte
+ready-made; each request is counted and the counts are at `/bench/counts` of the first socket. Prints `ready`.
+Responsible for: that. Not responsible for: any measurement (`reap`).
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ NOTICES = "notice"
 INGESTED = "ingest"
 """The topic of notes: access log → how far it was read."""
 
+UNREADABLE = "activity in Redis can't be read"
+"""How the reason of everybody begins who may have been active, but for that."""
+
 FEW = 100
 """Up to so many users are asked for by name; of more, everything is read."""
 
@@ -183,7 +186,7 @@ def _until(note: Note | None) -> datetime | None:
 def _unreliable(recorded: Recorded, logs: Mapping[str, datetime], limits: IdleLimits, now: datetime) -> str | None:
     """Why the records can't be relied on, if they can't."""
     if recorded.doubt is not None:
-        return f"activity in Redis can't be read: {recorded.doubt}"
+        return f"{UNREADABLE}: {recorded.doubt}"
     return _stale(logs, limits, now)
 
 
