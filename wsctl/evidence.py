@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from wsctl.looking import Look, Looker
-from wsctl.model import ClusterView, PlacementState, WorkspaceSpec
+from wsctl.model import ClusterView, WorkspaceSpec
 from wsctl.planner import IdleEvidence, IdleLimits, IdleVerdict, needs_look
 from wsctl.ports import ActivityLog, Clock, Recorded, Store
 from wsctl.signals import NetworkSample, Note
@@ -162,16 +162,6 @@ class Gatherer:
             self._activity.begin(seen.at)  # from now on it is known since when there are data
         if seen.samples:
             self._store.save_samples(seen.samples)
-
-
-def record_touch(store: Store, activity: ActivityLog, users: Collection[str], now: datetime) -> Mapping[str, str]:
-    """Record that the users are active; the states of those who don't run after that.
-
-    The order is what makes the answer good: a reaper first lets it be read that somebody is being stopped, and then
-    looks a last time at when they were active (`Reaper`). So who isn't in this answer was seen, or will be.
-    """
-    activity.touch(dict.fromkeys(users, now), "touch")
-    return store.states(other_than=PlacementState.RUNNING)
 
 
 def _until(note: Note | None) -> datetime | None:

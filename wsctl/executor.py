@@ -192,6 +192,8 @@ class _Run:
         if entries and not isinstance(step, _WRITES):
             self.executor.store.append_audit(entries)
             self.is_recorded = True
+        if isinstance(step, StopContainer):
+            self.executor.last_look(step.user)  # before the fence, behind which nothing may take time
         if isinstance(step, _FENCED):
             self._fence(step.user)
         self.doing[type(step)](step)
@@ -297,7 +299,6 @@ class _Run:
             raise
 
     def _stop(self, step: StopContainer) -> None:
-        self.executor.last_look(step.user)
         self.moving.stopped_at = self.executor.clock.now()
         self.executor.engines(step.node).stop(container_name(step.user), step.grace_s)
 

@@ -16,7 +16,9 @@ MADE_BY = "# Made by `wsctl systemd`; changes belong into a drop-in: systemctl e
 @dataclass(frozen=True, slots=True)
 class Job:
     """Something to run regularly: `argv` behind `wsctl`, when (systemd's OnCalendar, cron's five fields), how long it
-    may take at most, and by how much it is spread so that control hosts don't begin in the same second."""
+    may take at most, and by how much it is spread so that control hosts don't begin in the same second. `out` is the
+    file that it writes, below `/var/lib`, where systemd makes the folder. `needs` is the key of the
+    inventory without which there is nothing to do."""
 
     name: str
     about: str
@@ -25,7 +27,11 @@ class Job:
     cron: str
     limit: str
     spread_s: int
+    out: str | None = None
+    needs: str | None = None
 
+
+STATE = "/var/lib/"
 
 JOBS = {
     job.name: job
@@ -56,6 +62,37 @@ JOBS = {
             "30 2 * * *",
             "12h",
             600,
+            needs="backup.repository",
+        ),
+        Job(
+            "activity-flush",
+            "bring activity from Redis to the state database",
+            ("activity", "flush", "--quiet", "--output", "plain"),
+            "*:*:30",
+            "* * * * *",
+            "5min",
+            10,
+            needs="coordination",
+        ),
+        Job(
+            "backup-state",
+            "copy the state into one file",
+            ("backup", "state", "--quiet", "--output", "plain"),
+            "*-*-* 03:37",
+            "37 3 * * *",
+            "1h",
+            600,
+            out="wsctl/backup/state.jsonl",
+        ),
+        Job(
+            "metrics",
+            "write figures for Prometheus",
+            ("metrics", "--quiet", "--output", "plain"),
+            "*:*:00",
+            "* * * * *",
+            "2min",
+            5,
+            out="wsctl/metrics/wsctl.prom",
         ),
     )
 }
@@ -63,7 +100,7 @@ JOBS = {
 
 def units(job: Job, command: Sequence[str], inventory: str, user: str) -> dict[str, str]:
     """The service and the timer of a job, by file name. `command` is how wsctl is started, in absolute paths."""
-    argv = " ".join(_word(word) for word in (*command, *job.argv, "--inventory", inventory))
+    argv = " ".join(_word(word) for word in (*command, *job.argv, *_out(job), "--inventory", inventory))
     service = f"""\
 {MADE_BY} wsctl-{job.name}.service
 [Unit]
@@ -76,7 +113,7 @@ Type=oneshot
 User={user}
 ExecStart={argv}
 TimeoutStartSec={job.limit}
-"""
+{_state_folder(job)}"""
     timer = f"""\
 {MADE_BY} wsctl-{job.name}.timer
 [Unit]
@@ -95,8 +132,17 @@ WantedBy=timers.target
 
 def cron_line(job: Job, command: Sequence[str], inventory: str, user: str) -> str:
     """The same as a line of /etc/cron.d. Cron mails what is said, which is nothing unless something failed."""
-    words = shlex.join((*command, *job.argv, "--inventory", inventory)).replace("%", r"\%")
+    words = shlex.join((*command, *job.argv, *_out(job), "--inventory", inventory)).replace("%", r"\%")
     return f"{job.cron}  {user}  {words} > /dev/null"
+
+
+def _out(job: Job) -> tuple[str, ...]:
+    return () if job.out is None else ("--out", STATE + job.out)
+
+
+def _state_folder(job: Job) -> str:
+    """The folder of its file, made by systemd and the user's own."""
+    return "" if job.out is None else f"StateDirectory={job.out.rpartition('/')[0]}\n"
 
 
 def _word(word: str) -> str:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 
 from wsctl import observe
 from wsctl.audit import Auditor
-from wsctl.coordination.activity import RowActivity
 from wsctl.errors import (
     EngineError,
     LeaseHeld,
@@ -35,6 +34,7 @@ from wsctl.movework import Told, no_files
 from wsctl.plan import BeginMove, Plan, Reserve, StartContainer, Work
 from wsctl.planner import Decision, plan_undo
 from wsctl.ports import ActivityLog, Clock, Commands, EngineFactory, Leases, NodeFiles, Store
+from wsctl.recording import RowActivity
 from wsctl.records import Actor
 from wsctl.scheduler import next_port, with_placement
 from wsctl.transport.fanout import run as fan_out

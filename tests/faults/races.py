@@ -24,11 +24,11 @@ from tests.builders import capacity, resources
 from tests.faults.sim_kernel import Process
 from tests.faults.sim_process import Simulated, StoreWire
 from tests.faults.sim_world import Contact, Sim, SimClock
-from wsctl.coordination.activity import QuickThenRows, RowActivity
-from wsctl.evidence import record_touch
+from wsctl.coordination.activity import QuickThenRows
 from wsctl.model import Activity, PlacementState, PortRange
 from wsctl.ports import ActivityLog, Recorded
 from wsctl.reaper import Reaper, ReapOptions
+from wsctl.recording import RowActivity, record_touch
 
 USERS = ("alice", "bob")
 IDLE_S = 1800.0
@@ -69,11 +69,13 @@ class QuickWire:
 
 @dataclass
 class Race:
-    """How one race ended: what each touch answered, and what became of each user."""
+    """How one race ended: what each touch answered and what became of each user, who was stopped while active, and
+    what broke besides (`sim_oracle`)."""
 
     seed: int
     counts: Counter[str] = field(default_factory=Counter)
     victims: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
 
 
 def play(seed: int, activity: str = "rows", reaper: type[Reaper] = Reaper) -> Race:
@@ -120,7 +122,7 @@ def play(seed: int, activity: str = "rows", reaper: type[Reaper] = Reaper) -> Ra
         race.counts[f"{told}, then {'running' if runs else 'stopped'}"] += 1
         if told == PlacementState.RUNNING and not runs:
             race.victims.append(user)
-    race.victims += sim.violations
+    race.violations += sim.violations
     sim.site.store.close()
     return race
 
@@ -159,11 +161,11 @@ def main(words: Sequence[str]) -> int:
     with ProcessPoolExecutor(chosen.jobs) as pool:
         for race in pool.map(partial(play, activity=chosen.activity), seeds, chunksize=20):
             total += race.counts
-            victims += [race] if race.victims else []
+            victims += [race] if race.victims or race.violations else []
     print("| touch answered, and in the end | users |\n|---|---|")
     print("\n".join(f"| {what} | {number:,} |" for what, number in sorted(total.items())))
     for race in victims[:5]:
-        print(f"seed {race.seed}: {', '.join(race.victims)}")
+        print(f"seed {race.seed}: {', '.join([*race.victims, *race.violations])}")
     print(
         f"{sum(len(race.victims) for race in victims)} active users stopped in {chosen.races:,} races "
         f"(activity in {chosen.activity}, {time.monotonic() - began:.0f} s)"

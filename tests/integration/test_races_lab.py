@@ -20,7 +20,7 @@ from lab import Lab
 from tests.integration.labsite import Site
 from wsctl.coordination import open_activity
 from wsctl.coordination.redis_activity import SHARDS
-from wsctl.evidence import record_touch
+from wsctl.recording import record_touch
 from wsctl.store import open_store
 from wsctl.store.store import SqlStore
 

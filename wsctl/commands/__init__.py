@@ -78,13 +78,14 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
         "show": Entry("inventory:show", "Show the inventory with every default filled in."),
         "schema": Entry("inventory:schema", "Print the inventory's JSON Schema, for editors."),
     },
+    "metrics": Entry("metrics:metrics", "Print figures of the cluster for Prometheus."),
     "doctor": Entry("doctor:doctor", "Check this side: inventory, database, coordination, keys, disk."),
     "init": Entry("init:init", "Write a starting inventory."),
 }
 
 GROUP_HELP = {
     "activity": "Who is active: the gateway's access log, and what is in Redis.",
-    "systemd": "Running reap-idle and reconcile regularly.",
+    "systemd": "Running the reaper, reconcile, backup and metrics regularly.",
     "backup": "Copies: of the state, of a user's files.",
     "restore": "Bring back what `backup` copied.",
     "node": "Nodes: list, check, trust, cordon, drain.",

@@ -52,8 +52,8 @@ def touch(
     placed = store.states()
     known = [user for user in targets if user in placed]
     unknown = [user for user in targets if user not in placed]
-    from wsctl.evidence import record_touch
     from wsctl.output import Column
+    from wsctl.recording import record_touch
     from wsctl.requests import items_once
 
     keep = None if until is None else _until(until, app.wiring.clock.now())

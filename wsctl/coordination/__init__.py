@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsctl.coordination.activity import QuickThenRows, RowActivity
+from wsctl.coordination.activity import QuickThenRows
 from wsctl.coordination.leases import BackendLeases
 from wsctl.coordination.slots import LazySlots
+from wsctl.recording import RowActivity
 
 if TYPE_CHECKING:
     from wsctl.coordination.activity import QuickActivity

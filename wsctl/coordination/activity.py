@@ -2,7 +2,7 @@
 
 Responsible for: `ports.ActivityLog` on both, so that no reader sees less than what was recorded: Redis is read before
 the database, and what is flushed is written there before it is dropped here. Not responsible for: Redis
-(`redis_activity`), rows (`wsctl.store`), or what activity means (`planner.idle`).
+(`redis_activity`), rows (`recording`, `wsctl.store`), or what activity means (`planner.idle`).
 
 Redis holds what wasn't flushed yet; losing it loses no more than that, and is noticed: the records then begin anew.
 """
@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 from wsctl.errors import BackendError
 from wsctl.model import Activity
 from wsctl.ports import Recorded, Store
+from wsctl.recording import RowActivity
 
 T = TypeVar("T")
 
@@ -48,33 +49,6 @@ class QuickActivity(Protocol):
 
     def close(self) -> None:
         """Give up the connection."""
-
-
-class RowActivity:
-    """`ports.ActivityLog` in the state database alone."""
-
-    def __init__(self, store: Callable[[], Store]) -> None:
-        self._store = store
-
-    def touch(self, times: Mapping[str, datetime], source: str) -> None:
-        self._store().touch_at(times, source)
-
-    def begin(self, at: datetime) -> None:
-        self._store().touch((), at, "")
-
-    def recorded(self, users: Collection[str] | None = None) -> Recorded:
-        store = self._store()
-        since = store.activity_since()
-        return Recorded(store.activity(users), since)
-
-    def held(self) -> int | None:
-        return None
-
-    def flush(self, now: datetime) -> int | None:
-        return None
-
-    def close(self) -> None:
-        """The store is somebody else's."""
 
 
 class QuickThenRows:
