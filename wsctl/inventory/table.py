@@ -203,7 +203,7 @@ ROOT = section(
     state_password_file=Key(
         names.FILE, "A file with the database's password. `WSCTL_STATE_PASSWORD` wins over it.", null="no password"
     ),
-    coordination=Key(COORDINATION, "Redis for leases and starts.", null="in the state database"),
+    coordination=Key(COORDINATION, "Redis for leases, starts and activity.", null="in the state database"),
     coordination_password_file=Key(
         names.FILE, "A file with Redis' password. `WSCTL_REDIS_PASSWORD` wins over it.", null="no password"
     ),
