@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from wsctl.insideports import Inside
 from wsctl.model import Node
 
 START_WAIT_S = 600.0
@@ -55,6 +56,9 @@ class Fleet(Protocol):
 
     def engine(self, name: str) -> Engine:
         """The node's engine; see `ports.EngineFactory`."""
+
+    def inside(self, name: str) -> Inside:
+        """What goes on inside the node's containers; see `insideports.Inside`."""
 
     def folders(self, name: str) -> Folders:
         """The users' folders of the node; see `folders.Folders`."""

@@ -30,6 +30,7 @@ class Fleet:
 
     files = None
     commands = None
+    inside = None
 
     def warm(self, names: Iterable[str]) -> None: ...
 
