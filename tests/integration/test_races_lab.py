@@ -37,10 +37,13 @@ def test_no_active_user_is_stopped(lab: Lab, tmp_path: Path, where: str) -> None
     try:
         site.run("place", *users)
         site.run("reap-idle")  # the first look at everybody, and the beginning of the records
+        nobody, took_s = _race(site, [], users, random.Random(0), 0.0)
+        assert nobody == {"not touched, then stopped": USERS}, "how long it takes to stop all of them"
         for number in range(ROUNDS):
-            ended += _race(site, users, random.Random(number))
             site.run("start", *users)
             site.run("reap-idle")
+            found, _ = _race(site, users, users, random.Random(number), took_s)
+            ended += found
     finally:
         site.sweep()
     print(f"\n{where}: {dict(ended)}")
@@ -49,8 +52,11 @@ def test_no_active_user_is_stopped(lab: Lab, tmp_path: Path, where: str) -> None
     assert ended.total() == ROUNDS * USERS
 
 
-def _race(site: Site, users: list[str], rng: random.Random) -> Counter[str]:
-    """Everybody has been idle for two hours; a reaper begins, and each of them comes back at some moment of its run."""
+def _race(
+    site: Site, back: list[str], users: list[str], rng: random.Random, span_s: float
+) -> tuple[Counter[str], float]:
+    """Everybody has been idle for two hours; a reaper begins, and some come back at some moment of its run, which takes
+    about `span_s`. How it ended, and how long the reaper took."""
     store = open_store(site.state, cluster=site.tag, base=site.folder)
     log = open_activity(site.coordination, cluster=site.tag, store=lambda: store, base=site.folder)
     answers: dict[str, str] = {}
@@ -59,8 +65,7 @@ def _race(site: Site, users: list[str], rng: random.Random) -> Counter[str]:
         _age(site, store)
         began = time.monotonic()
         reaper = site.start("reap-idle", "--idle", "30m")
-        # A reaper looks once in the first second or two, and then stops one after the other.
-        moments = sorted((rng.uniform(0.3, 1.0 + 0.25 * len(users)), user) for user in users)
+        moments = sorted((rng.uniform(0.4 * span_s, span_s), user) for user in back)
 
         def come_back() -> None:
             for at, user in moments:
@@ -71,6 +76,7 @@ def _race(site: Site, users: list[str], rng: random.Random) -> Counter[str]:
         thread = threading.Thread(target=come_back)
         thread.start()
         said = reaper.communicate(timeout=120)
+        took_s = time.monotonic() - began
         thread.join()
         assert reaper.returncode == 0, said
         states = store.states()
@@ -79,7 +85,8 @@ def _race(site: Site, users: list[str], rng: random.Random) -> Counter[str]:
         log.close()
         store.close()
     runs = {user: states[user] == "running" and user in there for user in users}
-    return Counter(f"{answers[user]}, then {'running' if runs[user] else 'stopped'}" for user in users)
+    told = {user: answers.get(user, "not touched") for user in users}
+    return Counter(f"{told[user]}, then {'running' if runs[user] else 'stopped'}" for user in users), took_s
 
 
 def _age(site: Site, store: SqlStore) -> None:
