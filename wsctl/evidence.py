@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from wsctl.looking import Look, Looker
 from wsctl.model import ClusterView, WorkspaceSpec
@@ -107,8 +108,7 @@ class Gatherer:
         looks = self._looker.look(view, asked, last_seen, exact=exact)
         samples = self._samples(looks)
         evidence = {
-            user: replace(
-                self._looked(user, view, looks[user]) if user in looks else IdleEvidence(None),
+            user: IdleEvidence(
                 activity=activity.get(user),
                 before=self._before.get(user),
                 now=samples.get(user),
@@ -116,6 +116,7 @@ class Gatherer:
                 since=recorded.since,
                 notice=notices.get(user),
                 stale=_unreliable(recorded, logs, limits[user], now),
+                **(self._looked(user, view, looks[user]) if user in looks else {}),
             )
             for user in users
         }
@@ -135,20 +136,19 @@ class Gatherer:
             if look.signs is not None and look.signs.tx_bytes is not None
         }
 
-    def _looked(self, user: str, view: ClusterView, look: Look) -> IdleEvidence:
-        """What a look alone tells."""
+    def _looked(self, user: str, view: ClusterView, look: Look) -> dict[str, Any]:
+        """What a look alone tells: fields of the evidence."""
         spec = self._rules.class_of(user, view)
         unseen = None
         if spec is not None and look.visits is None and (look.failed or spec.busy_connections):
             unseen = f"connections to its port can't be seen: {look.blind}"
-        return IdleEvidence(
-            None,
-            execs=look.signs.execs if look.signs is not None else 0,
-            connections=None if look.visits is None or spec is None else look.visits.get(spec.container_port, 0),
-            blind=look.blind,
-            unseen=unseen,
-            unasked=look.unasked,
-        )
+        return {
+            "execs": look.signs.execs if look.signs is not None else 0,
+            "connections": None if look.visits is None or spec is None else look.visits.get(spec.container_port, 0),
+            "blind": look.blind,
+            "unseen": unseen,
+            "unasked": look.unasked,
+        }
 
     def record(self, seen: Seen, verdicts: Sequence[IdleVerdict]) -> None:
         """Write down the activity that was found, and then the samples it was found by."""

@@ -348,6 +348,7 @@ class NodeView:
     containers: tuple[Container, ...] = ()
     image_present: Mapping[str, bool] = field(default_factory=dict)
     excluded: str | None = None
+    _by_name: Mapping[str, Container] | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def ports_free(self) -> int:
@@ -356,8 +357,9 @@ class NodeView:
 
     def container_of(self, user: str) -> Container | None:
         """The container that bears the user's name on this node, ours or not."""
-        name = container_name(user)
-        return next((c for c in self.containers if c.name == name), None)
+        if self._by_name is None:
+            object.__setattr__(self, "_by_name", {one.name: one for one in reversed(self.containers)})
+        return (self._by_name or {}).get(container_name(user))
 
 
 @dataclass(frozen=True, slots=True)
