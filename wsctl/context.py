@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wsctl.insideports import Inside
 from wsctl.model import Node
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from wsctl.snapshots import Repository
     from wsctl.store.store import SqlStore
     from wsctl.transport import HostKey
+    from wsctl.watchports import Presence, Probes
     from wsctl.workflow import World
 
 
@@ -108,12 +109,19 @@ def _real_gateways(hosts: Mapping[str, GatewayHost]) -> GatewayFleet:
     return Gateways(hosts)
 
 
+def _real_probes(nodes: Mapping[str, Node]) -> Probes:
+    from wsctl.transport.probes import NodeProbes
+
+    return NodeProbes(nodes)
+
+
 @dataclass(frozen=True, slots=True)
 class Wiring:
     """What tests replace: how nodes and gateways are reached and what time it is."""
 
     fleet: Callable[[Mapping[str, Node], str], Fleet] = _real_fleet
     gateways: Callable[[Mapping[str, GatewayHost]], GatewayFleet] = _real_gateways
+    probes: Callable[[Mapping[str, Node]], Probes] = _real_probes
     clock: Clock = SystemClock()  # noqa: RUF009 - it holds no state
 
 
@@ -188,8 +196,25 @@ class App:
 
     @cached_property
     def activity_for_reading(self) -> ActivityLog:
-        """The same for who only looks: no state database is created."""
+        """The same for who only looks."""
         return self._open_activity(lambda: self.store_for_reading)
+
+    @cached_property
+    def presence(self) -> Presence:
+        """What watchers saw: in Redis, or rows in the state database."""
+        return self._open_presence(lambda: self.store)
+
+    @cached_property
+    def presence_for_reading(self) -> Presence:
+        """The same for who only looks: no state database is created."""
+        return self._open_presence(lambda: self.store_for_reading)
+
+    @cached_property
+    def probes(self) -> Probes:
+        """Looking at the nodes again and again; none is connected yet."""
+        probes = self.wiring.probes(self.inventory.nodes)
+        self._stack.callback(probes.close)
+        return probes
 
     @cached_property
     def start_gate(self) -> StartGate:
@@ -316,6 +341,7 @@ class App:
             lease_wait_s=wait_s,
             activity=self.activity_for_reading if dry_run else self.activity,
             commands=self.fleet.commands,
+            set_aside_s=self.inventory.watch.set_aside_s,
         )
 
     def _open_leases(self, store: Callable[[], SqlStore]) -> Leases:
@@ -333,18 +359,27 @@ class App:
         self._stack.callback(leases.close)
         return leases
 
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """What everything that is kept in Redis is opened with."""
+        inventory, base = self.inventory, self.inventory_file.parent
+        return {"cluster": inventory.cluster, "password": self.coordination_password, "base": base}
+
     def _open_activity(self, store: Callable[[], SqlStore]) -> ActivityLog:
         from wsctl.coordination import open_activity
 
-        activity = open_activity(
-            self.inventory.coordination,
-            cluster=self.inventory.cluster,
-            store=store,
-            password=self.coordination_password,
-            base=self.inventory_file.parent,
-        )
+        activity = open_activity(self.inventory.coordination, store=store, **self._shared)
         self._stack.callback(activity.close)
         return activity
+
+    def _open_presence(self, store: Callable[[], SqlStore]) -> Presence:
+        from wsctl.coordination import PRESENCE_S, open_presence
+        from wsctl.store import presence_rows
+
+        url, shared = self.inventory.coordination, self._shared
+        presence = open_presence(url, rows=lambda: presence_rows(store(), PRESENCE_S), **shared)
+        self._stack.callback(presence.close)
+        return presence
 
     def _open_store(self, *, create: bool) -> SqlStore:
         from wsctl.store import open_store

@@ -19,6 +19,7 @@ from wsctl.model import SshSettings
 from wsctl.nodecheck import check_time
 from wsctl.ports import Clock, Leases, Store
 from wsctl.text import human_bytes
+from wsctl.watchports import Presence
 
 ROOM_BYTES = (100 << 20, 1 << 30)
 """Free space below which it is a FAIL, and a WARN."""
@@ -71,6 +72,20 @@ def check_coordination(leases: Callable[[], Leases], where: str) -> Check:
     except WsctlError as error:
         return _failed("coordination", error)
     return Check("coordination", CheckStatus.OK, f"{where}, {held} leases are held")
+
+
+def check_watchers(inventory: Inventory, presence: Callable[[], Presence]) -> Check:
+    """Whether somebody watches over the nodes, where the inventory counts on it."""
+    try:
+        watchers = sorted({sighting.watcher for sighting in presence().ls() if not sighting.node})
+    except WsctlError as error:
+        return _failed("watch", error)
+    if watchers:
+        return Check("watch", CheckStatus.OK, f"{', '.join(watchers)}")
+    if inventory.watch.is_wanted:
+        text = "`watch:` is set up, and no watcher was seen within a minute: nobody notices a node that dies"
+        return Check("watch", CheckStatus.WARN, text, "wsctl systemd install watch   # or look: wsctl watch")
+    return Check("watch", CheckStatus.OK, "nobody watches, and the inventory doesn't ask for it")
 
 
 def check_nginx(inventory: Inventory, which: Callable[[str], str | None] = shutil.which) -> Check:

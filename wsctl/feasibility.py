@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from wsctl.model import Container, NodeState, NodeView, PullPolicy, Resources
+from wsctl.reports import set_aside, suspicion
 from wsctl.text import human_bytes, human_cpus
 
 
@@ -33,6 +34,8 @@ class ReasonKind(StrEnum):
     CORDONED = "cordoned"
     DRAINING = "draining"
     DOWN = "down"
+    SUSPECT = "suspect"
+    ASIDE = "set aside"
     UNREACHABLE = "unreachable"
     LABELS = "without the labels asked for"
     WORKSPACES = "full"
@@ -65,6 +68,16 @@ def _state(_: Request, view: NodeView) -> Reason | None:
     if state is NodeState.READY:
         return None
     return Reason(ReasonKind[state.name], view.mark.reason)
+
+
+def _suspect(_: Request, view: NodeView) -> Reason | None:
+    report = suspicion(view.reports)
+    return None if report is None else Reason(ReasonKind.SUSPECT, report.reason)
+
+
+def _aside(request: Request, view: NodeView) -> Reason | None:
+    report = set_aside(view.reports, request.image)
+    return None if report is None else Reason(ReasonKind.ASIDE, report.reason)
 
 
 def _reachable(_: Request, view: NodeView) -> Reason | None:
@@ -125,7 +138,7 @@ def _image(request: Request, view: NodeView) -> Reason | None:
 Filter = Callable[[Request, NodeView], Reason | None]
 
 FILTERS: tuple[Filter, ...] = (
-    _excluded, _state, _reachable, _labels, _workspaces, _memory, _cpu, _port, _image,
+    _excluded, _state, _suspect, _aside, _reachable, _labels, _workspaces, _memory, _cpu, _port, _image,
 )  # fmt: skip
 """What every node is asked, in this order. After them `scheduler` asks for the container's name, which alone depends on
 the user; so does nothing here, and a judgement can be kept for the next user."""

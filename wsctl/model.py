@@ -18,6 +18,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from wsctl.moving import KeptCopy, Move
+from wsctl.reports import NodeReport
 
 USER_ID = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?", re.ASCII)
 """A user id. Lower case only: nginx maps ignore case, Docker names and paths don't. Use `fullmatch`."""
@@ -348,6 +349,7 @@ class NodeView:
     containers: tuple[Container, ...] = ()
     image_present: Mapping[str, bool] = field(default_factory=dict)
     excluded: str | None = None
+    reports: tuple[NodeReport, ...] = ()
     _by_name: Mapping[str, Container] | None = field(default=None, init=False, compare=False, repr=False)
 
     @property

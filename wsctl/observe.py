@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from wsctl.errors import NodeError
 from wsctl.model import ClusterView, Container, EngineFacts, Node, NodeMark, NodeView, Usage
 from wsctl.ports import Engine, Store
+from wsctl.reports import NodeReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,9 @@ def snapshot(cluster: str, nodes: Mapping[str, Node], store: Store) -> ClusterVi
     moves = store.moves()
     for move in moves.values():
         taken.setdefault(move.target, set()).add(move.host_port)
+    reports: dict[str, list[NodeReport]] = {}
+    for report in store.node_reports():
+        reports.setdefault(report.node, []).append(report)
     views = {
         name: NodeView(
             node=node,
@@ -46,6 +50,7 @@ def snapshot(cluster: str, nodes: Mapping[str, Node], store: Store) -> ClusterVi
             ports_used=frozenset(taken.get(name, ())),
             last_port=last_ports.get(name),
             address=node.publish_address,
+            reports=tuple(reports.get(name, ())),
         )
         for name, node in sorted(nodes.items())
     }

@@ -157,6 +157,16 @@ class Output:
         on a terminal its control characters, other than line ends and tabs, are shown instead of sent."""
         self._write(self._stdout, clean(answer, keep="\n\t") if self._tty(self._stdout) else answer)
 
+    def line(self, item: Mapping[str, object], text: str) -> None:
+        """One of many things that come one after the other: JSON on a line of its own, else `text` as one clean line.
+        It is written at once."""
+        if self.is_json:
+            whole = {"schema_version": SCHEMA_VERSION, **item}
+            self._write(self._stdout, to_json(whole, ascii_only=not _encoding(self._stdout).startswith("utf")) + "\n")
+        else:
+            self._write(self._stdout, clean(text) + "\n")
+        self._stdout.flush()
+
     def plan(self, plan: Plan, *, dry_run: bool) -> None:
         """A plan: the answer of a dry run, else (on stderr) what is about to be done or confirmed."""
         if dry_run and self.is_json:

@@ -29,6 +29,7 @@ from wsctl.model import (
 )
 from wsctl.moveports import MoveStore, NodeFiles
 from wsctl.records import AuditEntry, AuditRow, Conflict, RequestRecord
+from wsctl.reports import NodeReport
 from wsctl.signals import ContainerSigns, NetworkSample, Note
 
 __all__ = [
@@ -225,7 +226,17 @@ class Store(MoveStore, Protocol):
         """What operators recorded about nodes."""
 
     def set_mark(self, node: str, state: NodeState, reason: str, by: str, *, audit: Sequence[AuditEntry] = ()) -> None:
-        """Record a node's state."""
+        """Record a node's state; `ready` also takes back what is reported against it."""
+
+    def node_reports(self) -> list[NodeReport]:
+        """What is reported against nodes and hasn't run out, sorted by node and kind."""
+
+    def report_node(self, node: str, kind: str, reason: str, keep_s: float, seen_s: float | None = None) -> None:
+        """Report something against a node for the next `keep_s` seconds; again if it is reported already, which counts
+        one more and keeps since when. `seen_s`: so many seconds ago it was last seen well."""
+
+    def drop_reports(self, node: str, kind: str | None = None) -> bool:
+        """Take back what is reported against the node (None: all of it); False if there was nothing."""
 
     def route_generation(self) -> int:
         """Rises by one with each write that changes what the gateway must route. Never falls."""

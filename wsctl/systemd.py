@@ -18,7 +18,7 @@ class Job:
     """Something to run regularly: `argv` behind `wsctl`, when (systemd's OnCalendar, cron's five fields), how long it
     may take at most, and by how much it is spread so that control hosts don't begin in the same second. `out` is the
     file that it writes, below `/var/lib`, where systemd makes the folder. `needs` is the key of the
-    inventory without which there is nothing to do."""
+    inventory without which there is nothing to do. Without a calendar it is a service that runs all the time."""
 
     name: str
     about: str
@@ -29,6 +29,11 @@ class Job:
     spread_s: int
     out: str | None = None
     needs: str | None = None
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it never ends by itself."""
+        return not self.calendar
 
 
 STATE = "/var/lib/"
@@ -94,13 +99,37 @@ JOBS = {
             5,
             out="wsctl/metrics/wsctl.prom",
         ),
+        Job("watch", "watch over the nodes", ("watch", "--quiet", "--output", "plain"), "", "", "", 0),
     )
 }
 
 
+_SERVICE = """\
+{made_by} wsctl-{job.name}.service
+[Unit]
+Description=wsctl {job.name}: {job.about}
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+User={user}
+ExecStart={argv}
+WatchdogSec=60
+Restart=always
+RestartSec=5
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
 def units(job: Job, command: Sequence[str], inventory: str, user: str) -> dict[str, str]:
-    """The service and the timer of a job, by file name. `command` is how wsctl is started, in absolute paths."""
+    """The service and the timer (if any) of a job, by file name. `command` is how wsctl is started: absolute paths."""
     argv = " ".join(_word(word) for word in (*command, *job.argv, *_out(job), "--inventory", inventory))
+    if job.is_service:
+        return {f"wsctl-{job.name}.service": _SERVICE.format(made_by=MADE_BY, job=job, user=user, argv=argv)}
     service = f"""\
 {MADE_BY} wsctl-{job.name}.service
 [Unit]
@@ -131,7 +160,10 @@ WantedBy=timers.target
 
 
 def cron_line(job: Job, command: Sequence[str], inventory: str, user: str) -> str:
-    """The same as a line of /etc/cron.d. Cron mails what is said, which is nothing unless something failed."""
+    """The same as a line of /etc/cron.d. Cron mails what is said, which is nothing unless something failed. What runs
+    all the time is no work for cron, and a line says so."""
+    if job.is_service:
+        return f"# wsctl {job.name} runs all the time: wsctl systemd install {job.name}"
     words = shlex.join((*command, *job.argv, *_out(job), "--inventory", inventory)).replace("%", r"\%")
     return f"{job.cron}  {user}  {words} > /dev/null"
 

@@ -36,6 +36,8 @@ from wsctl.planner import Decision, plan_undo
 from wsctl.ports import ActivityLog, Clock, Commands, EngineFactory, Leases, NodeFiles, Store
 from wsctl.recording import RowActivity
 from wsctl.records import Actor
+from wsctl.refusals import report_refusal
+from wsctl.reports import suspicion
 from wsctl.scheduler import next_port, with_placement
 from wsctl.transport.fanout import run as fan_out
 
@@ -65,6 +67,7 @@ class World:
     warm: Callable[[Iterable[str]], None] = lambda names: None
     parallel: int = 8
     lease_wait_s: float = 10.0
+    set_aside_s: float = 60.0
     activity: ActivityLog | None = None
     commands: Callable[[str], Commands] | None = None
 
@@ -243,7 +246,10 @@ class Workflow:
     def _nodes_needed(self, operation: Operation, targets: Sequence[str], view: ClusterView) -> set[str]:
         placed = {view.placements[target].node for target in targets if target in view.placements}
         anywhere = operation.everyone or (operation.places and any(t not in view.placements for t in targets))
-        return set(view.nodes) if anywhere else placed
+        if not anywhere:
+            return placed
+        # A suspect node gets nobody new, so its timeout would only be waited for.
+        return placed | {name for name, node in view.nodes.items() if suspicion(node.reports) is None}
 
     # ---- deciding
 
@@ -365,7 +371,7 @@ class Workflow:
         if asked and self.knowledge.applied_to(fresh).nodes[error.node].container_of(target) is not None:
             # Not the node's refusal: somebody who acts on this user too was faster.
             return self.knowledge.applied_to(self._snapshot())
-        self._learn(error, placement)
+        self._learn(error, placement, fresh)
         if not asked and not self.knowledge.ask_again(error.node):
             return None
         view = self.knowledge.applied_to(fresh)
@@ -381,8 +387,10 @@ class Workflow:
         self.knowledge.exclude(error.node, f"refused: {error.reason}")
         return self.knowledge.applied_to(self._snapshot())
 
-    def _learn(self, error: EngineError, placement: Placement | None) -> None:
+    def _learn(self, error: EngineError, placement: Placement | None, view: ClusterView) -> None:
         if not isinstance(error, PortTaken):
             self.knowledge.exclude(error.node, f"refused: {error.reason}")
+            name = placement.workspace_class if placement is not None else "default"
+            report_refusal(self.world.store, error, self.world.classes.get(name), view, self.world.set_aside_s)
         elif placement is not None:
             self.knowledge.block_port(error.node, placement.host_port)

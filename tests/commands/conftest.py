@@ -21,6 +21,7 @@ from tests.filing import FakeFiles
 from tests.gateways import FakeGateways
 from tests.looking_in import FakeInside
 from tests.vaults import FakeVault
+from tests.watching import FakeProbes, Fleet
 from wsctl.cli import main
 from wsctl.context import SystemClock, Wiring
 from wsctl.folders import Folders
@@ -189,6 +190,7 @@ class Desk:
     clock: FakeClock | SystemClock
     patch: pytest.MonkeyPatch
     edges: FakeGateways = field(default_factory=FakeGateways)
+    watched: Fleet = field(default_factory=lambda: Fleet(("n1", "n2", "n3")))
 
     def __call__(
         self,
@@ -204,7 +206,9 @@ class Desk:
             for name, stream in zip(("stdout", "stderr", "stdin"), streams, strict=True):
                 patch.setattr(sys, name, stream)
             clock: Clock = self.clock
-            code = main(list(argv), Wiring(fleet=self.reached, gateways=self.edges, clock=clock))
+            probes = FakeProbes(self.watched, "here")
+            wiring = Wiring(fleet=self.reached, gateways=self.edges, probes=lambda nodes: probes, clock=clock)
+            code = main(list(argv), wiring)
         result = Result(code, streams[0].written(), streams[1].written())
         assert "Traceback" not in result.err
         assert self.reached.opened == self.reached.closed, "what was opened was closed"

@@ -181,7 +181,7 @@ def test_every_table_is_copied_or_known_to_be_about_the_moment() -> None:
         for text in map(step_text, STEPS)
         if (match := re.search(r"CREATE TABLE IF NOT EXISTS (\w+)", text))
     }
-    assert set(made) - set(TABLES) == {"leases", "slots", "requests", "moves"}
+    assert set(made) - set(TABLES) == {"leases", "slots", "requests", "moves", "node_reports", "presence"}
     for table in TABLES.values():
         missing = made[table.name] - {column.name for column in table.columns}
         counted = {"workspaces", "active", "memory_bytes", "cpus_milli"} if table.name == "node_usage" else set()

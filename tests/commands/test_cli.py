@@ -73,6 +73,7 @@ for reader in (
     "backup ls",
     "backup verify",
     "serve-routes",
+    "watch",
 ):
     WRITERS.remove(reader)
 WRITERS = [name for name in WRITERS if not name.startswith("inventory")]

@@ -35,7 +35,7 @@ def found(desk: Desk, code: int = 0) -> dict[str, dict[str, Any]]:
 
 def test_all_is_well(keyed: Desk) -> None:
     items = found(keyed)
-    assert list(items) == ["inventory", "state", "write", "time", "coordination", "nginx", "ssh", "disk"]
+    assert list(items) == ["inventory", "state", "write", "time", "coordination", "watch", "nginx", "ssh", "disk"]
     for item in items.values():
         assert set(item) == {"check", "status", "detail", "fix"}
         assert item["status"] == "OK", item

@@ -12,7 +12,7 @@ from tests.commands.conftest import INVENTORY, Desk
 from wsctl.systemd import JOBS, cron_line, units
 
 USED = [job for job in JOBS if JOBS[job].needs is None]
-FILES = {f"wsctl-{job}.{kind}" for job in USED for kind in ("service", "timer")}
+FILES = {f"wsctl-{job}.{kind}" for job in USED for kind in ("service", "timer")} - {"wsctl-watch.timer"}
 
 
 def test_units_are_written_once_and_kept_up_to_date(desk: Desk, tmp_path: Path) -> None:
@@ -33,6 +33,16 @@ def test_units_are_written_once_and_kept_up_to_date(desk: Desk, tmp_path: Path) 
     assert [item["action"] for item in again] == ["written", "unchanged"]
 
 
+def test_watch_is_a_service(desk: Desk, tmp_path: Path) -> None:
+    told = desk("systemd", "install", "--dir", str(tmp_path), "watch")
+    assert "systemctl enable --now wsctl-watch.service\n" in told.err
+    (path,) = tmp_path.iterdir()
+    text = path.read_text()
+    for line in ("Type=notify", "WatchdogSec=60", "Restart=always", "WantedBy=multi-user.target"):
+        assert f"\n{line}\n" in text
+    assert "wsctl watch runs all the time" in desk.ok("systemd", "print", "--cron", "watch").out
+
+
 def test_somebody_elses_unit_stays(desk: Desk, tmp_path: Path) -> None:
     theirs = tmp_path / "wsctl-reconcile.timer"
     theirs.write_text("[Timer]\n")
@@ -46,8 +56,8 @@ def test_what_is_printed(desk: Desk) -> None:
     assert out.startswith("# /etc/systemd/system/wsctl-reap-idle.service\n")
     assert "OnCalendar=*:0/5" in out
     assert "reconcile" not in out
-    lines = desk.ok("systemd", "print", "--cron", "--user", "wsctl").out.splitlines()
-    assert [line.split()[5:6] for line in lines] == [["wsctl"]] * 4
+    lines = desk.ok("systemd", "print", "--cron", "--user", "wsctl", "reap-idle", "reconcile").out.splitlines()
+    assert [line.split()[5:6] for line in lines] == [["wsctl"], ["wsctl"]]
     assert desk("systemd", "print", "backups").code == 4
     assert desk("systemd", "print", "--user", "a b").code == 2
 
@@ -90,7 +100,7 @@ def test_odd_paths_are_quoted() -> None:
 def test_systemd_reads_them(desk: Desk, tmp_path: Path) -> None:
     desk("systemd", "install", "--dir", str(tmp_path), *JOBS)
     files = [str(path) for path in sorted(tmp_path.iterdir())]
-    assert len(files) == 2 * len(JOBS)
+    assert len(files) == sum(1 if job.is_service else 2 for job in JOBS.values())
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True, timeout=60, check=False
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from tests.builders import CLUSTER, GIB, IMAGE, RESOURCES, capacity, cluster, container, facts, request, resources, view
 from wsctl.model import NodeState, NodeView, PullPolicy, Strategy, Usage
+from wsctl.reports import REFUSAL, REFUSALS, SUSPECT, NodeReport
 from wsctl.scheduler import (
     Batch,
     Candidate,
@@ -117,6 +120,9 @@ def test_all_reasons_are_collected_in_the_order_of_the_filters() -> None:
         excluded="x", state=NodeState.DOWN, reachable=False, usage=Usage(100, 100, 64 * GIB, 32_000), ports=(1, 1),
         ports_used={1}, image_present={IMAGE: False}, containers=[container(cluster=None)],
     )  # fmt: skip
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    against = (NodeReport("n1", SUSPECT, 1, "gone", now, now), NodeReport("n1", REFUSAL, REFUSALS, "full", now, now))
+    node = replace(node, reports=against)
     (candidate,) = rank(request(labels={"a": "b"}, pull=PullPolicy.NEVER), cluster(node), Strategy.HASH)
     left = [kind for kind in ReasonKind if kind not in (ReasonKind.CORDONED, ReasonKind.DRAINING)]
     assert [reason.kind for reason in candidate.reasons] == left

@@ -39,6 +39,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
         "forget": Entry("activity:forget", "Forget an access log that isn't ingested any more."),
     },
     "reconcile": Entry("reconcile:reconcile", "Find what differs from the state, and repair what is safe."),
+    "watch": Entry("watch:watch", "Watch over the nodes, and wake who is asked for (a service)."),
     "render-gateway": Entry("gateway:render_gateway", "Write the Nginx route map, or the snippet that goes with it."),
     "serve-routes": Entry("serve_routes:serve_routes", "Answer Nginx where users are and who may pass."),
     "audit": Entry("audit:audit", "Show what was done and by whom, export it, or check that it is whole."),
@@ -89,7 +90,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
 
 GROUP_HELP = {
     "activity": "Who is active: the gateway's access log, and what is in Redis.",
-    "systemd": "Running the reaper, reconcile, backup and metrics regularly.",
+    "systemd": "Running the reaper, reconcile, backup and metrics regularly, and watch all the time.",
     "backup": "Copies: of the state, of a user's files.",
     "restore": "Bring back what `backup` copied.",
     "node": "Nodes: list, check, trust, cordon, drain.",

@@ -58,6 +58,8 @@ def _checks(app: App) -> list[Check]:
     where = "in the state database" if inventory.coordination is None else "in Redis"
     if absent is None or inventory.coordination is not None:
         middle.append(checks.check_coordination(lambda: app.leases_for_reading, where))
+    if absent is None or inventory.coordination is not None:
+        middle.append(checks.check_watchers(inventory, lambda: app.presence_for_reading))
     return [
         first,
         *middle,

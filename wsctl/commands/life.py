@@ -6,7 +6,7 @@ Responsible for: their options and confirmations. Not responsible for: the steps
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -27,6 +27,9 @@ from wsctl.errors import ConfirmationRequired, Refused, UsageError
 from wsctl.model import ClusterView, WorkspaceSpec
 from wsctl.plan import Plan
 from wsctl.planner import Decision, plan_remove, plan_restart, plan_start, plan_stop
+
+if TYPE_CHECKING:
+    from wsctl.workflow import Operation
 
 
 class Way(NamedTuple):
@@ -156,6 +159,21 @@ def _typed(app: App, user: str) -> None:
         ) from error
 
 
+def operation_for(
+    app: App, verb: str, targets: tuple[str, ...], decide: Callable[[str, WorkspaceSpec, ClusterView], Decision]
+) -> Operation:
+    """What the pipeline is asked for: a decision about each user, by the spec of their class."""
+    from wsctl.workflow import Operation
+
+    classes = app.inventory.classes
+
+    def spec(user: str, view: ClusterView) -> WorkspaceSpec:
+        placement = view.placements.get(user)
+        return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
+
+    return Operation(verb, targets, lambda user, view: decide(user, spec(user, view), view), spec)
+
+
 def _run(
     app: App,
     verb: str,
@@ -166,16 +184,10 @@ def _run(
 ) -> None:
     from wsctl.commands.present import show_dry_run, show_outcomes
     from wsctl.requests import run
-    from wsctl.workflow import Operation, Options, Workflow
+    from wsctl.workflow import Options, Workflow
 
     targets = check_users(users)
-    classes = app.inventory.classes
-
-    def spec(user: str, view: ClusterView) -> WorkspaceSpec:
-        placement = view.placements.get(user)
-        return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
-
-    operation = Operation(verb, targets, lambda user, view: decide(user, spec(user, view), view), spec)
+    operation = operation_for(app, verb, targets, decide)
     request = app.request(way.request_id, verb, targets, **way.parameters)
     world = app.world(dry_run=way.dry_run, parallel=way.parallel, wait_s=seconds(way.wait, "--wait"))
     outcomes = run(Workflow(world), operation, Options(dry_run=way.dry_run, confirm=confirm), request)

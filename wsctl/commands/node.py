@@ -7,14 +7,17 @@ or what a mark means for placing (`scheduler`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Annotated
 
 import typer
 
 from wsctl.commands.options import DryRunOpt, RequestOpt, YesOpt, command
 from wsctl.context import App
-from wsctl.errors import NodeUnreachable, PartialFailure, Refused, WsctlError
+from wsctl.errors import BackendError, NodeUnreachable, PartialFailure, Refused, WsctlError
 from wsctl.model import ClusterView, NodeState
+from wsctl.reports import set_aside, suspicion
+from wsctl.text import ago
 
 NodeArg = Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="A node of the inventory.")]
 NodesArg = Annotated[list[str], typer.Argument(metavar="NODE…", show_default=False, help="Nodes of the inventory.")]
@@ -29,13 +32,19 @@ def ls(
 ) -> None:
     """List the nodes: state, reachability, load, and why a node isn't ready.
 
+    `suspect`: watchers don't see it well; `aside`: it refused lately. Both get no new users for a while; who lives
+    there stays. `seen` is when a watcher saw it well.
+
     Example:
       wsctl node ls
     """
     from wsctl.output import Column
 
     view = _view(app, None if probe else ())
-    items = [_node_dict(name, view) for name in view.nodes]
+    seen = _last_seen(app)
+    items = [_node_dict(name, view, seen.get(name)) for name in view.nodes]
+    now = app.wiring.clock.now()
+    seen_column = Column("last_seen_at", "seen", show=lambda at: ago(at, now) if isinstance(at, datetime) else "-")
     columns = (
         Column("name"),
         Column("address"),
@@ -44,6 +53,7 @@ def ls(
         Column("workspaces", right=True),
         Column("capacity", "cap", show=lambda c: str(c["workspaces"]) if isinstance(c, Mapping) else "-", right=True),
         Column("ports_free", "ports free", right=True),
+        *((seen_column,) if seen else ()),
         Column("reason"),
     )
     app.out.rows(items, columns)
@@ -59,7 +69,7 @@ def show(app: App, node: NodeArg) -> None:
     app.inventory.node(node)
     view = _view(app, (node,))
     seen = view.nodes[node]
-    item = _node_dict(node, view)
+    item = _node_dict(node, view, _last_seen(app).get(node))
     facts = seen.facts
     item |= {
         "docker_version": facts.version if facts is not None else None,
@@ -179,7 +189,7 @@ def cordon(
 def uncordon(
     app: App, nodes: NodesArg, request_id: RequestOpt = None, dry_run: DryRunOpt = False, yes: YesOpt = False
 ) -> None:
-    """Let new users onto nodes again.
+    """Let new users onto nodes again. What was reported against them is forgotten too.
 
     Example:
       wsctl node uncordon n2
@@ -239,17 +249,38 @@ def _view(app: App, names: tuple[str, ...] | None) -> ClusterView:
     return view
 
 
-def _node_dict(name: str, view: ClusterView) -> dict[str, object]:
+def _last_seen(app: App) -> dict[str, datetime]:
+    """When watchers saw the nodes well; nothing if that can't be asked: it is no reason to show nothing else."""
+    try:
+        sightings = app.presence_for_reading.ls()
+    except BackendError as error:
+        app.out.detail(f"when the nodes were seen isn't known: {error.message}")
+        return {}
+    now, ages = app.wiring.clock.now(), dict[str, float]()
+    for _, node, (well_s, _) in sightings:
+        if well_s is not None:
+            ages[node] = min(well_s, ages.get(node, well_s))
+    return {node: now - timedelta(seconds=age) for node, age in ages.items()}
+
+
+def _node_dict(name: str, view: ClusterView, seen_at: datetime | None) -> dict[str, object]:
     node = view.nodes[name]
-    capacity, usage = node.node.capacity, node.usage
     moving = sum(move.source == name for move in view.moves.values())
     left = sum(placement.node == name for placement in view.placements.values())
     progress = f"{left} left, {moving} of them on their way" if node.mark.state is NodeState.DRAINING else ""
-    silent = node.error if node.reachable is False else None
+    capacity, usage = node.node.capacity, node.usage
+    suspect, aside = suspicion(node.reports), set_aside(node.reports)
+    state = node.mark.state.value
+    if node.mark.state is NodeState.READY and (suspect or aside):
+        state = "suspect" if suspect else "aside"
+    against = [report.reason for report in (suspect, aside) if report is not None]
+    error = node.error if node.reachable is False and str(node.error) not in " ".join(against) else None
+    parts = (node.mark.reason, progress, *against, error)
+    reason = "; ".join(part for part in parts if part) or None
     return {
         "name": name,
         "address": node.node.address,
-        "state": node.mark.state.value,
+        "state": state,
         "reachable": node.reachable,
         "workspaces": usage.workspaces,
         "moving": moving,
@@ -262,5 +293,6 @@ def _node_dict(name: str, view: ClusterView) -> dict[str, object]:
         "used": {"memory_bytes": usage.memory_bytes, "cpus": usage.cpus_milli / 1000},
         "ports_free": node.ports_free,
         "labels": dict(node.node.labels),
-        "reason": "; ".join(part for part in (node.mark.reason, progress, silent) if part) or None,
+        "last_seen_at": seen_at or (suspect.seen_at if suspect is not None else None),
+        "reason": reason,
     }

@@ -39,7 +39,8 @@ def print_(
     user: UserOpt = None,
 ) -> None:
     """Print the units (or cron lines) that run these regularly: the reaper, reconcile, the copy of the state, metrics,
-    and the flush of activity if there is a Redis. Files go to /var/lib/wsctl; systemd makes the folders.
+    the flush of activity if there is a Redis; and watch all the time. Files go to /var/lib/wsctl; systemd makes the
+    folders.
 
     Examples:
       wsctl systemd print reap-idle
@@ -86,8 +87,8 @@ def install(
         if item["action"] == "written":
             replace_file(folder / str(item["unit"]), texts[str(item["unit"])])
     app.out.rows(items, (Column("unit"), Column("file"), Column("action")))
-    timers = " ".join(name for name in texts if name.endswith(".timer"))
-    app.out.hint(f"systemctl daemon-reload && systemctl enable --now {timers}")
+    wanted = " ".join(name for name, text in texts.items() if "[Install]" in text)
+    app.out.hint(f"systemctl daemon-reload && systemctl enable --now {wanted}")
 
 
 def _jobs(app: App, names: list[str] | None) -> list[Job]:

@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from wsctl.coordination.activity import QuickActivity
     from wsctl.coordination.backend import LeaseBackend
     from wsctl.ports import ActivityLog, Slots, Store
+    from wsctl.watchports import Presence
 
-__all__ = ["open_activity", "open_leases", "open_slots"]
+__all__ = ["PRESENCE_S", "open_activity", "open_leases", "open_presence", "open_slots"]
 
 TTL_S = 30.0
+
+PRESENCE_S = 60.0
+"""How long it is remembered that a watcher was there, and what it saw."""
 
 
 def open_leases(
@@ -112,6 +116,28 @@ def open_activity(
         return open_redis_activity(target, cluster=cluster, password=password)
 
     return QuickThenRows(connect, store)
+
+
+def open_presence(
+    url: str | None,
+    *,
+    cluster: str,
+    rows: Callable[[], Presence],
+    password: str | None = None,
+    base: Path | None = None,
+) -> Presence:
+    """What watchers saw, in the Redis that `url` names, or (None) in `rows`: `wsctl.store.presence_rows` of a store.
+
+    The rest as for `open_leases`. A standalone Redis is connected when it is first asked. Raises InventoryError for a
+    bad URL, BackendError for a Redis Cluster that can't be reached.
+    """
+    if url is None:
+        return rows()
+    from wsctl.coordination.redis_presence import open_redis_presence
+    from wsctl.coordination.redis_url import parse_redis_url
+
+    target = parse_redis_url(url, base or Path())
+    return open_redis_presence(target, cluster=cluster, password=password, keep_s=PRESENCE_S)
 
 
 def default_holder() -> str:

@@ -10,9 +10,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from wsctl.health import Rules
 from wsctl.inventory.kinds import Kind, ListOf, MapOf, Section, Values
 from wsctl.inventory.scalars import Text
-from wsctl.inventory.settings import BackupSettings, Inventory, ReapSettings, StateSettings
+from wsctl.inventory.settings import BackupSettings, Inventory, ReapSettings, StateSettings, WatchSettings
 from wsctl.inventory.table import CLASS, GATEWAY_HOST, NODE, READY, ROOT
 from wsctl.inventory.urls import resolve_ca, resolve_state
 from wsctl.model import Capacity, Node, Resources, SshSettings, WorkspaceSpec
@@ -71,6 +72,7 @@ def build(path: Path, values: Values) -> Inventory:
         strategy=root["scheduler"]["strategy"],
         reap=_reap(root["reap"]),
         backup=_backup(root["backup"], files),
+        watch=_watch(root["watch"], is_wanted="watch" in values),
         requests_keep_s=root["requests"]["keep"],
         gateway=_gateway(root["gateway"], _gateway_hosts(root, files)),
         gateway_hosts=_gateway_hosts(root, files),
@@ -161,6 +163,18 @@ def _backup(values: Values, files: _Files) -> BackupSettings:
         env_file=files.optional(values["env_file"]),
         keep=(keep["last"], keep["daily"], keep["weekly"], keep["monthly"]),
     )
+
+
+def _watch(values: Values, *, is_wanted: bool) -> WatchSettings:
+    rules = Rules(
+        interval_s=values["interval"],
+        suspect_after_s=values["suspect_after"],
+        down_after_s=values["down_after"],
+        misses=values["misses"],
+        alarm_percent=values["alarm_percent"],
+        alarm_least=values["alarm_least"],
+    )
+    return WatchSettings(rules, values["set_aside"], values["wake"], is_wanted)
 
 
 def _gateway(values: Values, hosts: Mapping[str, GatewayHost]) -> GatewaySettings:

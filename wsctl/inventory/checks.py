@@ -71,6 +71,20 @@ def check_notice(inventory: Inventory, tree: Value, problems: Problems) -> None:
         problems.add(entry[0], "reap.url", "both hook and url, expected one of them")
 
 
+def check_watch(inventory: Inventory, tree: Value, problems: Problems) -> None:
+    """Who goes by single looks, or lets no time pass between suspect and down, can't tell a dead node from a slow one,
+    nor one that died from many that vanished one after the other."""
+    rules = inventory.watch.rules
+    for key, value, low, other in (
+        ("suspect_after", rules.suspect_after_s, rules.interval_s, "interval"),
+        ("down_after", rules.down_after_s, 2 * rules.suspect_after_s, "suspect_after"),
+    ):
+        entry = descend(tree, "watch", key) or descend(tree, "watch", other)
+        if value < low and entry is not None:
+            times = "twice " if key == "down_after" else ""
+            problems.add(entry[0], f"watch.{key}", f"too short, expected at least {times}{other}")
+
+
 def check_gateway_mode(inventory: Inventory, tree: Value, problems: Problems) -> None:
     """A mode of routing needs its key."""
     gateway = inventory.gateway

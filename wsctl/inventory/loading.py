@@ -18,6 +18,7 @@ from wsctl.inventory.checks import (
     check_machines,
     check_nodes_given,
     check_notice,
+    check_watch,
     descend,
     warnings,
 )
@@ -50,6 +51,7 @@ def parse(text: str, path: Path) -> Inventory:
     check_machines(inventory, tree, problems)
     check_gateways(inventory, tree, problems)
     check_notice(inventory, tree, problems)
+    check_watch(inventory, tree, problems)
     check_gateway_mode(inventory, tree, problems)
     problems.raise_any()
     return replace(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsctl.errors import NotFound
+from wsctl.health import Rules
 from wsctl.model import Node, Strategy, WorkspaceSpec
 from wsctl.routes import GatewayHost, GatewaySettings
 
@@ -57,6 +58,17 @@ class BackupSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """How nodes are watched over, how long one that misbehaves is set aside, and where the wake hook is answered.
+    `is_wanted`: the inventory speaks of it, so somebody should be watching."""
+
+    rules: Rules = field(default_factory=Rules)
+    set_aside_s: float = 60.0
+    wake: str | None = None
+    is_wanted: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """One cluster as its operator described it.
 
@@ -78,6 +90,7 @@ class Inventory:
     requests_keep_s: float = 7 * 86_400.0
     reap: ReapSettings = field(default_factory=ReapSettings)
     backup: BackupSettings = field(default_factory=BackupSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
     gateway_hosts: Mapping[str, GatewayHost] = field(default_factory=dict)
     auto_apply: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from wsctl.inventory.scalars import duration_text, size_text
-from wsctl.inventory.settings import BackupSettings, Inventory, ReapSettings
+from wsctl.inventory.settings import BackupSettings, Inventory, ReapSettings, WatchSettings
 from wsctl.model import Node, ReadyProbe, SshSettings, WorkspaceSpec
 from wsctl.routes import GatewayHost, GatewaySettings
 from wsctl.text import UNSAFE
@@ -30,6 +30,7 @@ def effective(inventory: Inventory) -> Data:
         "workspace": {**_workspace(inventory.workspace), "classes": others},
         "scheduler": {"strategy": str(inventory.strategy)},
         "reap": _reap(inventory.reap),
+        "watch": _watch(inventory.watch),
         "requests": {"keep": duration_text(inventory.requests_keep_s)},
         "backup": _backup(inventory.backup),
         "gateway": {
@@ -135,6 +136,20 @@ def _backup(backup: BackupSettings) -> Data:
         "password_file": backup.password_file,
         "env_file": backup.env_file,
         "keep": {"last": last, "daily": daily, "weekly": weekly, "monthly": monthly},
+    }
+
+
+def _watch(watch: WatchSettings) -> Data:
+    rules = watch.rules
+    return {
+        "interval": duration_text(rules.interval_s),
+        "suspect_after": duration_text(rules.suspect_after_s),
+        "down_after": duration_text(rules.down_after_s),
+        "misses": rules.misses,
+        "alarm_percent": rules.alarm_percent,
+        "alarm_least": rules.alarm_least,
+        "set_aside": duration_text(watch.set_aside_s),
+        "wake": watch.wake,
     }
 
 

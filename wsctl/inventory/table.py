@@ -14,6 +14,7 @@ from wsctl.inventory.kinds import Key, ListOf, MapOf, Section, Values, section
 from wsctl.inventory.reaping import REAP
 from wsctl.inventory.scalars import PORTS, SWITCH, choice, decimal, duration, number, size
 from wsctl.inventory.urls import COORDINATION, STATE
+from wsctl.inventory.watching import WATCH
 from wsctl.model import PullPolicy, ReadyProbe, Strategy
 from wsctl.routes import MAP_FILE, Mode
 
@@ -213,6 +214,7 @@ ROOT = section(
         section(strategy=Key(choice(Strategy), "How a node is chosen among those that fit.", "spread")), "Placement."
     ),
     reap=Key(REAP, "What `reap-idle` does besides the limits of classes."),
+    watch=Key(WATCH, "What `wsctl watch` does; and how long a node is set aside, also without it."),
     requests=Key(
         section(keep=Key(duration("7d"), "How long a request id is remembered, with its first result.", "7d")),
         "Request ids, which make a repeated command harmless.",

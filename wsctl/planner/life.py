@@ -140,9 +140,11 @@ def plan_mark(node: str, state: NodeState, reason: str, view: ClusterView) -> De
     known = view.nodes.get(node)
     if known is None:
         return Decision(node, error=NotFound(f"no node {node} in the inventory", hint="wsctl node ls"))
-    if known.mark.state is state and (known.mark.reason == reason or not reason):
+    spoken_against = state is NodeState.READY and bool(known.reports)
+    if known.mark.state is state and (known.mark.reason == reason or not reason) and not spoken_against:
         return Decision(node, Work(node, "unchanged"))
-    step = MarkNode("", node, reason or f"was {known.mark.state}", state, reason)
+    was = known.mark.state if known.mark.state is not state else known.reports[0].kind if known.reports else state
+    step = MarkNode("", node, reason or f"was {was}", state, reason)
     return Decision(node, Work(node, "uncordoned" if state is NodeState.READY else str(state), (step,)))
 
 

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from wsctl.ports import Clock
     from wsctl.store.database import Database
     from wsctl.store.leases import LeaseRows
+    from wsctl.store.presence import PresenceRows
     from wsctl.store.slots import SlotRows
     from wsctl.store.store import SqlStore
 
-__all__ = ["lease_rows", "open_store", "schema_status", "slot_rows", "upgrade"]
+__all__ = ["lease_rows", "open_store", "presence_rows", "schema_status", "slot_rows", "upgrade"]
 
 
 def open_store(
@@ -70,6 +71,14 @@ def slot_rows(store: SqlStore) -> SlotRows:
 
     database = store.database.sibling()  # as for leases, and for the same reasons
     return SlotRows(database, store.cluster, owned=database is not store.database)
+
+
+def presence_rows(store: SqlStore, keep_s: float) -> PresenceRows:
+    """What watchers saw, as rows of the store's database. Close it before the store."""
+    from wsctl.store.presence import PresenceRows
+
+    database = store.database.sibling()  # as for leases: a beat needn't wait for the disk
+    return PresenceRows(database, store.cluster, owned=database is not store.database, keep_s=keep_s)
 
 
 def schema_status(

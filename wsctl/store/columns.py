@@ -81,8 +81,8 @@ TABLES = {
         _table("audit_heads", "target", "target sequence:int digest at:time"),
     )
 }
-"""What is copied, in the order of the file. Leases, slots, request ids and moves aren't: they
-are about the moment."""
+"""What is copied, in the order of the file. Leases, slots, request ids, moves, reports against
+nodes and what watchers saw aren't: they are about the moment."""
 
 
 def problem(table: Table, record: Mapping[str, Any]) -> str | None:

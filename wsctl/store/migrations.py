@@ -53,6 +53,8 @@ STEPS = (
     Step(17, "notes", "c0fa39a76a6b0b7c3b213a0c756ace446a1a22ac8f15d2f171d80c957d9a558b"),
     Step(18, "moves", "f87d55af0740cab13b49d7e077a974b3d8f2ee67d7d38e2f6b6e22faa2ee065c"),
     Step(19, "kept_copies", "270707edf57d18ee93b86cb58f7220589c836a613a6a065b34fdb002e0d5d039"),
+    Step(27, "node_reports", "e1f1993b041a1b52b215e16075ce198a8200c816fcf025ed4aa6b96cddbc5275"),
+    Step(28, "presence", "0b507676db64575d31605772cf0020d315805975fd25dd60e090a8f436817d62"),
 )
 KNOWN = STEPS[-1].version
 
@@ -136,8 +138,10 @@ def pending(applied: dict[int, Applied], label: str) -> list[Step]:
 def version_of(applied: dict[int, Applied]) -> int:
     """The newest step that is complete with all before it."""
     version = 0
-    while version + 1 in applied and applied[version + 1].done:
-        version += 1
+    for step in STEPS:
+        if step.version not in applied or not applied[step.version].done:
+            break
+        version = step.version
     return version
 
 

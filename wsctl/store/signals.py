@@ -44,13 +44,13 @@ class SignalRows(ClusterRows):
         columns = ["state", "reason", "changed_by"]
         sql = self._dialect.upsert("node_marks", ["cluster", "node"], columns, stamp="changed_at")
         params = (self._cluster, node, state.value, clean(reason, 2000), clean(by, 200))
-        if not audit:
-            self._database.apply(sql, params)
-            return
 
         def work(session: Session) -> None:
             session.execute(sql, params)
-            self._log.append(session, audit)
+            if state is NodeState.READY:
+                session.execute("DELETE FROM node_reports WHERE cluster = ? AND node = ?", (self._cluster, node))
+            if audit:
+                self._log.append(session, audit)
 
         self._write(work)
 

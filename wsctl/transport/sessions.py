@@ -71,6 +71,23 @@ class Sessions:
                 return key
         return ssh.scan(target, partial(self._dial, target, node.ssh, 0), self._timeouts)
 
+    def dial(self, node: Machine, target: Target) -> Stream:
+        """A new stream to the node's sshd, over its jump hosts if it has any; nothing is said on it. Raises
+        `NodeUnreachable`, with `jump_host` in its details if that is where it ended."""
+        return self._dial(target, node.ssh, depth=0)
+
+    def drop(self, name: str) -> None:
+        """Close the node's connection and forget that it failed, so that the next one is made anew. So are those of
+        jump hosts that are dead."""
+        with self._lock:
+            found = [(key, once.peek()) for key, once in self._open.items() if key.node in (name, "")]
+            gone = [(key, one) for key, one in found if key.node or one is None or not one.transport.is_active()]
+            for key, _ in gone:
+                del self._open[key]
+        for _, session in gone:
+            if session is not None:
+                session.close()
+
     def close(self) -> None:
         """Close all connections, those of the nodes before the jump hosts that carry them; never raises."""
         with self._lock:

@@ -1,0 +1,128 @@
+"""`wsctl watch`: watches over the nodes until it is told to end; a service of systemd.
+
+Responsible for: its options, what is printed of each change, and ending cleanly. Not responsible for: the rhythm
+(`watcher`), the verdicts (`health`), the wake hook (`waking`), nor for failing over.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wsctl.commands.options import command, seconds
+from wsctl.context import App
+from wsctl.text import iso
+
+if TYPE_CHECKING:
+    from wsctl.waker import Waker
+    from wsctl.watcher import Watcher
+    from wsctl.watchports import Event
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def now() -> float:
+    """Seconds that only go forward, also while the machine sleeps."""
+    return time.clock_gettime(_CLOCK)
+
+
+@command
+def watch(
+    app: App,
+    wake: Annotated[
+        str | None,
+        typer.Option("--wake", metavar="IP:PORT", help="Answer the gateway's wake hook there (default: watch.wake)."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="What to be called (default: host name and process).")
+    ] = None,
+    duration: Annotated[
+        str | None, typer.Option("--for", metavar="DURATION", help="End after so long (default: when told to).")
+    ] = None,
+) -> None:
+    """Watch over the nodes: which are suspect (they get no new users) and which are down. Ends with Ctrl-C or SIGTERM.
+
+    Prints a line for each change. Run one on every control host: they compare notes, and one that ends changes nothing.
+
+    Examples:
+      wsctl watch
+      wsctl watch --wake 127.0.0.1:8096 -o json
+    """
+    import gc
+
+    from wsctl.commands.waking import answering
+    from wsctl.watchports import Event
+
+    gc.enable()  # a command does without; this one runs for months
+    length_s = None if duration is None else seconds(duration, "--for")
+    say = _sayer(app)
+    watcher = _watcher(app, name, say)
+    where = wake or app.inventory.watch.wake
+    hook = answering(app, where, lambda user, why: say(Event("wake", None, f"{user}: {why}")), now) if where else None
+    with hook or nullcontext() as waker:
+        app.out.note(f"{watcher.name} watches {len(watcher.nodes)} nodes" + (f", wakes on {where}" if where else ""))
+        _run(app, watcher, waker, None if length_s is None else now() + length_s)
+
+
+def _watcher(app: App, name: str | None, say: Callable[[Event], None]) -> Watcher:
+    import socket
+
+    from wsctl.watcher import Watcher
+
+    return Watcher(
+        name or f"{socket.gethostname()}:{os.getpid()}",
+        tuple(app.inventory.nodes),
+        app.probes,
+        app.presence,
+        app.store,
+        app.inventory.watch.rules,
+        now,
+        say,
+    )
+
+
+def _run(app: App, watcher: Watcher, waker: Waker | None, ends: float | None) -> None:
+    """Watch until told to end, by a signal or the clock; systemd is told how it goes."""
+    from wsctl.notify import Supervisor
+
+    supervisor, stopped = Supervisor(os.environ), threading.Event()
+
+    def turned() -> None:
+        supervisor.alive()
+        if waker is not None:
+            waker.check()
+        if ends is not None and now() >= ends:
+            stopped.set()
+
+    watcher.beat = turned
+    supervisor.ready()
+    try:
+        watcher.run(stopped)
+    except KeyboardInterrupt:
+        app.out.note("ended")
+    finally:
+        supervisor.ending()
+
+
+def _sayer(app: App) -> Callable[[Event], None]:
+    """Prints one event at a time, whichever thread has it."""
+    lock = threading.Lock()
+
+    def say(event: Event) -> None:
+        at = app.wiring.clock.now()
+        silent = f" (no sign for {event.silent_s:g} s)" if event.silent_s and event.silent_s > 1 else ""
+        reason = f": {event.reason}" if event.reason else ""
+        item = {
+            "at": iso(at), "event": event.event, "node": event.node, "reason": event.reason or None,
+            "silent_s": event.silent_s,
+        }  # fmt: skip
+        with lock:
+            app.out.line(item, f"{iso(at)} {event.node or '-'} {event.event}{reason}{silent}")
+
+    return say
