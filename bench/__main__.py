@@ -14,7 +14,21 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bench import cli, drain, gateway, gets, migrate, place_many, place_one, publish, report, routes, state
+from bench import (
+    cli,
+    drain,
+    gateway,
+    gets,
+    migrate,
+    place_many,
+    place_one,
+    publish,
+    reap,
+    report,
+    routes,
+    state,
+    touch,
+)
 from bench.measure import BenchError
 from bench.report import Row
 from bench.rig import Rig, rig
@@ -44,6 +58,8 @@ BENCHMARKS = {
     "gateway": Benchmark(gateway.run, gateway.ROUNDS, needs_lab=False),
     # Five minutes, mostly of waiting: at most one reload a second.
     "publish": Benchmark(publish.run, publish.ROUNDS, needs_lab=False, by_default=False),
+    "reap": Benchmark(reap.run, reap.ROUNDS, needs_lab=False),
+    "touch": Benchmark(touch.run, touch.ROUNDS),
     "routes": Benchmark(routes.run, routes.ROUNDS, needs_lab=False),
 }
 

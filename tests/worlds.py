@@ -271,8 +271,8 @@ class Commands:
 # ------------------------------------------------------------------------------------------------------- the wire
 
 WRITES = (
-    "reserve", "claim", "settle", "release", "set_mark", "touch", "save_samples", "set_notes", "append_audit",
-    "recount", "begin_request", "finish_request", "begin_move", "swap", "keep_copy", "forget_copy",
+    "reserve", "claim", "settle", "release", "set_mark", "touch", "touch_at", "save_samples", "set_notes",
+    "append_audit", "recount", "begin_request", "finish_request", "begin_move", "swap", "keep_copy", "forget_copy",
 )  # fmt: skip
 CALLS = (
     "facts", "containers", "container", "has_image", "pull", "create", "start", "stop", "pause", "unpause", "rename",

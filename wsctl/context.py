@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from wsctl.insideports import Inside
 from wsctl.model import Node
 
 START_WAIT_S = 600.0
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from wsctl.inventory import Inventory
     from wsctl.movework import Told
     from wsctl.output import Output
-    from wsctl.ports import Clock, Commands, Engine, Leases, NodeFiles
+    from wsctl.ports import ActivityLog, Clock, Commands, Engine, Leases, NodeFiles
     from wsctl.records import Actor
     from wsctl.requests import Request
     from wsctl.routes import GatewayHost
@@ -56,6 +57,9 @@ class Fleet(Protocol):
 
     def engine(self, name: str) -> Engine:
         """The node's engine; see `ports.EngineFactory`."""
+
+    def inside(self, name: str) -> Inside:
+        """What goes on inside the node's containers; see `insideports.Inside`."""
 
     def folders(self, name: str) -> Folders:
         """The users' folders of the node; see `folders.Folders`."""
@@ -190,6 +194,16 @@ class App:
     def leases_for_reading(self) -> Leases:
         """The same for who only looks: no state database is created."""
         return self._open_leases(lambda: self.store_for_reading)
+
+    @cached_property
+    def activity(self) -> ActivityLog:
+        """Where it is recorded who was active: Redis and the state database behind it, or the latter alone."""
+        return self._open_activity(lambda: self.store)
+
+    @cached_property
+    def activity_for_reading(self) -> ActivityLog:
+        """The same for who only looks."""
+        return self._open_activity(lambda: self.store_for_reading)
 
     @cached_property
     def presence(self) -> Presence:
@@ -338,6 +352,8 @@ class App:
             warm=self.fleet.warm,
             parallel=parallel,
             lease_wait_s=wait_s,
+            activity=self.activity_for_reading if dry_run else self.activity,
+            commands=self.fleet.commands,
             set_aside_s=self.inventory.watch.set_aside_s,
         )
 
@@ -356,17 +372,25 @@ class App:
         self._stack.callback(leases.close)
         return leases
 
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """What everything that is kept in Redis is opened with."""
+        inventory, base = self.inventory, self.inventory_file.parent
+        return {"cluster": inventory.cluster, "password": self.coordination_password, "base": base}
+
+    def _open_activity(self, store: Callable[[], SqlStore]) -> ActivityLog:
+        from wsctl.coordination import open_activity
+
+        activity = open_activity(self.inventory.coordination, store=store, **self._shared)
+        self._stack.callback(activity.close)
+        return activity
+
     def _open_presence(self, store: Callable[[], SqlStore]) -> Presence:
         from wsctl.coordination import PRESENCE_S, open_presence
         from wsctl.store import presence_rows
 
-        presence = open_presence(
-            self.inventory.coordination,
-            cluster=self.inventory.cluster,
-            rows=lambda: presence_rows(store(), PRESENCE_S),
-            password=self.coordination_password,
-            base=self.inventory_file.parent,
-        )
+        url, shared = self.inventory.coordination, self._shared
+        presence = open_presence(url, rows=lambda: presence_rows(store(), PRESENCE_S), **shared)
         self._stack.callback(presence.close)
         return presence
 

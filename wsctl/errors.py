@@ -96,6 +96,10 @@ class PlanChanged(Refused):
     code = "plan-changed"
 
 
+class CameBack(PlanChanged):
+    """Somebody who was about to be stopped for being idle isn't idle any more."""
+
+
 class BackupDamaged(Refused):
     """A backup or archive is cut short, edited, hostile, of a newer program or of another cluster."""
 

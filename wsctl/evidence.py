@@ -1,7 +1,8 @@
 """What is known about who is idle: gathered for the reaper, and for `show`.
 
-Responsible for: reading recorded activity, limits and notes, asking containers for signs of life (many at once, and
-only those that could be idle), and for writing down what was seen. Not responsible for: the verdict (`planner.idle`).
+Responsible for: reading recorded activity, limits and notes, having containers looked at (only of those that could be
+idle), and for writing down what was seen. Not responsible for: looking (`looking`), nor for the verdict
+(`planner.idle`).
 
 The order matters, as two reapers may run at once. Who looks reads the samples before the activity, who records writes
 the activity before the samples: a fresh sample, which no longer shows the traffic before it, is never seen without the
@@ -10,19 +11,18 @@ activity that it told of.
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from wsctl.errors import NodeError
+from wsctl.looking import Look, Looker
 from wsctl.model import ClusterView, WorkspaceSpec
 from wsctl.planner import IdleEvidence, IdleLimits, IdleVerdict, needs_look
-from wsctl.ports import Clock, EngineFactory, Store
-from wsctl.signals import ContainerSigns, NetworkSample
+from wsctl.ports import ActivityLog, Clock, Recorded, Store
+from wsctl.signals import NetworkSample, Note
 from wsctl.text import human_duration
-from wsctl.transport.fanout import run as fan_out
 
 KEEP_ALIVE = "keep-alive"
 """The topic of notes: user → until when they are kept (ISO 8601)."""
@@ -33,11 +33,11 @@ NOTICES = "notice"
 INGESTED = "ingest"
 """The topic of notes: access log → how far it was read."""
 
-LOOKS_PER_NODE = 16
-"""Containers of one node asked at once. Docker before 23 answers only at its collector's next tick, up to a second
-later, but then all of them together."""
+UNREADABLE = "activity in Redis can't be read"
+"""How the reason of everybody begins who may have been active, but for that."""
 
-LOOKS_AT_ONCE = 256
+FEW = 100
+"""Up to so many users are asked for by name; of more, everything is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,12 @@ class Rules:
         limit = self.users.get(user, spec.idle_after_s)
         if limit is not None and self.idle_s is not None:
             limit = self.idle_s
-        return IdleLimits(limit, spec.max_age_s, spec.busy_cpus, self.notice_s)
+        counts = spec.busy_connections is not False
+        return IdleLimits(limit, spec.max_age_s, spec.busy_cpus, self.notice_s, spec.busy_bytes, counts)
+
+    def class_of(self, user: str, view: ClusterView) -> WorkspaceSpec | None:
+        """The class of a placed user, if the inventory has it."""
+        return self.classes.get(view.placements[user].workspace_class)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,45 +79,76 @@ class Seen:
 class Gatherer:
     """Gathers evidence in one cluster. Samples are read once: what was sent since then always shows."""
 
-    def __init__(self, store: Store, engines: EngineFactory, clock: Clock, rules: Rules) -> None:
+    def __init__(self, store: Store, activity: ActivityLog, looker: Looker, clock: Clock, rules: Rules) -> None:
         self._store = store
-        self._engines = engines
+        self._activity = activity
+        self._looker = looker
         self._clock = clock
         self._rules = rules
         self._before: Mapping[str, NetworkSample] | None = None
 
-    def gather(self, view: ClusterView, users: Collection[str], *, thorough: bool = False) -> Seen:
-        """The evidence about placed users. `thorough` asks their containers even when they can't be idle yet.
+    def gather(self, view: ClusterView, users: Collection[str], *, thorough: bool = False, exact: bool = False) -> Seen:
+        """The evidence about placed users. `thorough` looks at their containers even when they can't be idle yet,
+        `exact` asks the engine about each of them.
 
         A node that doesn't answer makes its users unknown. Raises `BackendError`.
         """
         store, now = self._store, self._clock.now()
         if self._before is None:
             self._before = store.samples()
-        since, activity = store.activity_since(), store.activity(users)
-        keep, notices = store.notes(KEEP_ALIVE, users), store.notes(NOTICES, users)
-        logs = store.notes(INGESTED)
+        # Of a few, only theirs; of many, all at once is one query.
+        recorded = self._activity.recorded(users if len(users) <= FEW else None)
+        subjects = users if len(users) <= FEW else None
+        keep, notices = store.notes(KEEP_ALIVE, subjects), store.notes(NOTICES, subjects)
+        logs = {name: note.noted_at for name, note in store.notes(INGESTED).items()}
         limits = {user: self._rules.of(user, view) for user in users}
+        activity = recorded.activity
         asked = [user for user in users if thorough or needs_look(activity.get(user), limits[user], now)]
-        signs = self._signs(view, asked)
-        samples: dict[str, NetworkSample] = {}
-        for user, (container_id, sign) in signs.items():
-            if sign.tx_bytes is not None:
-                samples[user] = NetworkSample(user, container_id, sign.tx_bytes, self._clock.now(), sign.cpu_ns)
+        last_seen = {user: sample.observed_at for user, sample in self._before.items()}
+        looks = self._looker.look(view, asked, last_seen, exact=exact)
+        samples = self._samples(looks)
         evidence = {
             user: IdleEvidence(
-                activity.get(user),
-                self._before.get(user),
-                samples.get(user),
-                execs=signs[user][1].execs if user in signs else 0,
-                keep_until=_time(keep[user].value) if user in keep else None,
-                since=since,
+                activity=activity.get(user),
+                before=self._before.get(user),
+                now=samples.get(user),
+                keep_until=_until(keep.get(user)),
+                since=recorded.since,
                 notice=notices.get(user),
-                stale=_stale({name: note.noted_at for name, note in logs.items()}, limits[user], now),
+                stale=_unreliable(recorded, logs, limits[user], now),
+                **(self._looked(user, view, looks[user]) if user in looks else {}),
             )
             for user in users
         }
         return Seen(now, evidence, limits, list(samples.values()))
+
+    def last_active_at(self, user: str) -> tuple[datetime | None, str | None]:
+        """When the user was active by the records as they are now, and why that isn't known if it isn't."""
+        recorded = self._activity.recorded([user])
+        found = recorded.activity.get(user)
+        return (found.last_active_at if found is not None else None), recorded.doubt
+
+    def _samples(self, looks: Mapping[str, Look]) -> dict[str, NetworkSample]:
+        now = self._clock.now()
+        return {
+            user: NetworkSample(user, look.container_id, look.signs.tx_bytes, now, look.signs.cpu_ns)
+            for user, look in looks.items()
+            if look.signs is not None and look.signs.tx_bytes is not None
+        }
+
+    def _looked(self, user: str, view: ClusterView, look: Look) -> dict[str, Any]:
+        """What a look alone tells: fields of the evidence."""
+        spec = self._rules.class_of(user, view)
+        unseen = None
+        if spec is not None and look.visits is None and (look.failed or spec.busy_connections):
+            unseen = f"connections to its port can't be seen: {look.blind}"
+        return {
+            "execs": look.signs.execs if look.signs is not None else 0,
+            "connections": None if look.visits is None or spec is None else look.visits.get(spec.container_port, 0),
+            "blind": look.blind,
+            "unseen": unseen,
+            "unasked": look.unasked,
+        }
 
     def record(self, seen: Seen, verdicts: Sequence[IdleVerdict]) -> None:
         """Write down the activity that was found, and then the samples it was found by."""
@@ -121,51 +157,27 @@ class Gatherer:
             if item.seen is not None:
                 active[item.seen].append(item.user)
         for source, users in sorted(active.items()):
-            self._store.touch(users, seen.at, source)
-        if not active and any(one.since is None for one in seen.evidence.values()):
-            self._store.touch((), seen.at, "")  # from now on it is known since when there are data
+            self._activity.touch(dict.fromkeys(users, seen.at), source)
+        if any(one.since is None for one in seen.evidence.values()):
+            self._activity.begin(seen.at)  # from now on it is known since when there are data
         if seen.samples:
             self._store.save_samples(seen.samples)
 
-    def _signs(self, view: ClusterView, users: Collection[str]) -> dict[str, tuple[str, ContainerSigns]]:
-        """Container id and signs of life of each user whose container runs on a node that answers."""
-        wanted = {
-            user: (view.placements[user].node, container.id)
-            for user in users
-            if (node := view.nodes.get(view.placements[user].node)) is not None
-            and (container := node.container_of(user)) is not None
-            and container.is_running
-        }
-        order, nodes = _in_turn({user: node for user, (node, _) in wanted.items()})
 
-        def read(user: str) -> ContainerSigns | None:
-            node, container_id = wanted[user]
-            return self._engines(node).signs(container_id)
-
-        found = fan_out(order, read, parallel=min(LOOKS_AT_ONCE, LOOKS_PER_NODE * nodes))
-        for result in found.values():
-            # A node that stops answering now makes its users unknown, which keeps them; anything else is a bug.
-            if isinstance(result, Exception) and not isinstance(result, NodeError):
-                raise result
-        return {user: (wanted[user][1], one) for user, one in found.items() if isinstance(one, ContainerSigns)}
-
-
-def _in_turn(homes: Mapping[str, str]) -> tuple[list[str], int]:
-    """The users so that nodes take turns, and how many nodes there are."""
-    by_node: dict[str, list[str]] = defaultdict(list)
-    for user, node in homes.items():
-        by_node[node].append(user)
-    rounds = itertools.zip_longest(*by_node.values())
-    return [user for users in rounds for user in users if user is not None], len(by_node)
-
-
-def _time(text: str) -> datetime | None:
-    """A time as a note has it; None for one that can't be read, which somebody else wrote."""
+def _until(note: Note | None) -> datetime | None:
+    """Until when somebody is kept; None for a time that can't be read, which somebody else wrote."""
     try:
-        found = datetime.fromisoformat(text)
+        found = datetime.fromisoformat(note.value) if note is not None else None
     except ValueError:
         return None
-    return found if found.tzinfo is not None else None
+    return found if found is not None and found.tzinfo is not None else None
+
+
+def _unreliable(recorded: Recorded, logs: Mapping[str, datetime], limits: IdleLimits, now: datetime) -> str | None:
+    """Why the records can't be relied on, if they can't."""
+    if recorded.doubt is not None:
+        return f"{UNREADABLE}: {recorded.doubt}"
+    return _stale(logs, limits, now)
 
 
 def _stale(logs: Mapping[str, datetime], limits: IdleLimits, now: datetime) -> str | None:

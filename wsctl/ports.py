@@ -34,8 +34,8 @@ from wsctl.signals import ContainerSigns, NetworkSample, Note
 from wsctl.spots import Spot
 
 __all__ = [
-    "Clock", "Commands", "Conflict", "ContainerSpec", "Engine", "EngineFactory", "HeldLeases", "Leases", "MoveStore",
-    "NodeFiles", "Reservation", "Slots", "Store",
+    "ActivityLog", "Clock", "Commands", "Conflict", "ContainerSpec", "Engine", "EngineFactory", "HeldLeases", "Leases",
+    "MoveStore", "NodeFiles", "Recorded", "Reservation", "Slots", "Store",
 ]  # fmt: skip
 
 
@@ -162,6 +162,9 @@ class Store(MoveStore, Protocol):
     def spots(self) -> tuple[list[Spot], list[DamagedPlacement]]:
         """Where every placement is and in which state, sorted by user, and the rows that don't say it. A tenth of the
         work of `placements`."""
+
+    def states(self, other_than: PlacementState | None = None) -> Mapping[str, str]:
+        """The state of every user who has a placement, as it is written, readable or not; without those in a state."""
 
     def placement(self, user: str) -> Placement | None:
         """One placement."""
@@ -320,6 +323,41 @@ class Slots(Protocol):
 
     def taken(self, node: str) -> int:
         """How many slots of the node are taken now."""
+
+    def close(self) -> None:
+        """Give up the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What is recorded of users: their newest activity, and since when all of it is there (None: that isn't known).
+    `doubt` says why some of it can't be read now."""
+
+    activity: Mapping[str, Activity]
+    since: datetime | None
+    doubt: str | None = None
+
+
+class ActivityLog(Protocol):
+    """Who was active when: in Redis with a flush to the database, or in the database. A time never goes backwards, and
+    whatever was lost, `recorded` says so. Safe to use from several threads."""
+
+    def touch(self, times: Mapping[str, datetime], source: str) -> None:
+        """Record when users were active. Raises `BackendError` only if it could be recorded nowhere."""
+
+    def begin(self, at: datetime) -> None:
+        """From `at` on it is known since when there are data, unless that is known already. Raises `BackendError`."""
+
+    def recorded(self, users: Collection[str] | None = None) -> Recorded:
+        """What is recorded of the users (None: all): nothing that was recorded before the call is missing, or `since`
+        or `doubt` tells of it. Raises `BackendError` if the database can't be asked."""
+
+    def held(self) -> int | None:
+        """Of how many users something is in Redis; None if there is no Redis. Raises `BackendError`."""
+
+    def flush(self, now: datetime) -> int | None:
+        """Bring what is only in Redis to the database: of how many users; None if there is no Redis. Repeating it, also
+        from several hosts at once, does no harm. Raises `BackendError`; then nothing is lost."""
 
     def close(self) -> None:
         """Give up the connection."""

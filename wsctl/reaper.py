@@ -7,18 +7,22 @@ evidence (`evidence`), nor for the stop itself (`workflow`). When in doubt, it k
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from wsctl import observe
-from wsctl.errors import LeaseHeld, WsctlError
+from wsctl.errors import BackendError, CameBack, LeaseHeld, WsctlError
 from wsctl.evidence import NOTICES, Gatherer, Rules, Seen
+from wsctl.looking import Looker
 from wsctl.model import ClusterView, PlacementState
 from wsctl.plan import Work
-from wsctl.planner import Decision, IdleVerdict, Verdict, judge_idle, plan_stop
+from wsctl.planner import Decision, IdleVerdict, Verdict, judge_idle, plan_keep, plan_stop
 from wsctl.transport.fanout import run as fan_out
 from wsctl.workflow import Operation, Options, Outcome, Workflow, World
+
+log = logging.getLogger(__name__)
 
 NOTICES_AT_ONCE = 8
 
@@ -52,14 +56,21 @@ class Reaper:
         self._workflow = Workflow(world)
         notice_s = options.notice_s if options.notify is not None else None
         rules = Rules(world.classes, options.user_limits, options.idle_s, notice_s)
-        self._gatherer = Gatherer(world.store, world.engines, world.clock, rules)
+        looker = Looker(world.engines, world.commands)
+        self._gatherer = Gatherer(world.store, world.activity_log, looker, world.clock, rules)
+        self._decided_on: dict[str, datetime] = {}
         self.unheard: dict[str, str] = {}
 
     def run(self, report: Callable[[Outcome], None] = lambda outcome: None) -> list[IdleVerdict]:
         """Judge everybody, stop the idle (unless it is a dry run), and say what became of each, sorted by user."""
+        if not self._options.dry_run:
+            self._flush()
         view = self._look()
         users = self._users(view)
-        seen = self._gatherer.gather(view, users, thorough=self._options.thorough)
+        named = self._options.users is not None and len(users) == 1
+        seen = self._gatherer.gather(
+            view, users, thorough=self._options.thorough, exact=self._options.thorough and named
+        )
         verdicts = [judge_idle(user, view, seen.evidence[user], seen.limits[user], seen.at) for user in users]
         if self._options.dry_run:
             return verdicts
@@ -70,9 +81,17 @@ class Reaper:
             idle = idle[: self._options.limit]
         if not idle:
             return verdicts
-        operation = Operation("reap-idle", tuple(idle), self._decide_again, asks=True)
+        operation = Operation("reap-idle", tuple(idle), self._decide_again, asks=True, last_look=self._last_look)
         outcomes = {o.target: o for o in self._workflow.run(operation, Options(report=report))}
         return [_with_outcome(item, outcomes.get(item.user)) for item in verdicts]
+
+    def _flush(self) -> None:
+        """What is in Redis alone goes to the database. That it can't be read is said of every user who would be
+        stopped; that it can't be written doesn't change who is idle."""
+        try:
+            self._world.activity_log.flush(self._world.clock.now())
+        except BackendError as error:
+            log.warning("activity wasn't flushed to the state database: %s", error.message)
 
     def _look(self) -> ClusterView:
         """The whole cluster, with an answer (or its absence) from every node that runs somebody."""
@@ -93,11 +112,25 @@ class Reaper:
         """Under the user's lease: everything is read anew, for they may have come back since the first look."""
         if user not in view.placements:
             return Decision(user, Work(user, "unchanged"))
-        seen = self._gatherer.gather(view, [user], thorough=True)
+        seen = self._gatherer.gather(view, [user], thorough=True, exact=True)
         verdict = judge_idle(user, view, seen.evidence[user], seen.limits[user], seen.at)
         if verdict.verdict is not Verdict.WOULD_STOP:
-            return Decision(user, Work(user, verdict.reason))
+            return plan_keep(user, view, verdict.reason)
+        self._decided_on.pop(user, None)
+        if verdict.last_active_at is not None and not verdict.is_for_age:
+            self._decided_on[user] = verdict.last_active_at
         return plan_stop(user, view, cause=verdict.reason)
+
+    def _last_look(self, user: str) -> None:
+        """By now the placement says that it is being stopped. Who was active before that could be read is seen here;
+        who is later can read it: `touch` says so. So nobody is stopped who was told that they run.
+        """
+        decided_on = self._decided_on.get(user)
+        if decided_on is None:
+            return
+        last, doubt = self._gatherer.last_active_at(user)
+        if doubt is not None or last is None or last > decided_on:
+            raise CameBack(f"{user} was active a moment ago" if doubt is None else f"{user}: {doubt}")
 
     def _give_notice(self, verdicts: Sequence[IdleVerdict], seen: Seen) -> None:
         """Tell those who will be stopped soon, and remember whom; a notice that failed is tried again the next run."""

@@ -30,6 +30,8 @@ def _escape(match: re.Match[str]) -> str:
 
 def clean(text: str, *, keep: str = "") -> str:
     r"""`text` with every control character shown as an escape (`\x1b`, `\n`, `\u202e`), except those in `keep`."""
+    if text.isascii() and text.isprintable():
+        return text
     if not keep:
         return UNSAFE.sub(_escape, text)
     return UNSAFE.sub(lambda match: match.group() if match.group() in keep else _escape(match), text)

@@ -33,7 +33,8 @@ from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceS
 from wsctl.movework import Told, no_files
 from wsctl.plan import BeginMove, Plan, Reserve, StartContainer, Work
 from wsctl.planner import Decision, plan_undo
-from wsctl.ports import Clock, EngineFactory, Leases, NodeFiles, Store
+from wsctl.ports import ActivityLog, Clock, Commands, EngineFactory, Leases, NodeFiles, Store
+from wsctl.recording import RowActivity
 from wsctl.records import Actor
 from wsctl.refusals import report_refusal
 from wsctl.reports import suspicion
@@ -50,7 +51,9 @@ NO_DEADLINE_S = 86_400.0
 @dataclass(frozen=True, slots=True)
 class World:
     """Everything the pipeline acts on and through. `parallel` bounds the targets acted on at once. `routed` is called
-    as soon as a user who was moved works again: puts the route map live, if that is wanted, and never raises."""
+    as soon as a user who was moved works again: puts the route map live, if that is wanted, and never raises.
+    `activity` is where it is recorded who was active (None: in the store); `commands` runs commands on a node (None:
+    nothing may)."""
 
     cluster: str
     nodes: Mapping[str, Node]
@@ -68,6 +71,13 @@ class World:
     parallel: int = 8
     lease_wait_s: float = 10.0
     set_aside_s: float = 60.0
+    activity: ActivityLog | None = None
+    commands: Callable[[str], Commands] | None = None
+
+    @property
+    def activity_log(self) -> ActivityLog:
+        """Where it is recorded who was active."""
+        return self.activity or RowActivity(lambda: self.store)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,7 @@ class Operation:
     `spec` gives the spec of a user by what is known of them. `places`: users without a placement may get one, so nodes
     must be asked before one is chosen. `asks`: nodes are asked at all (marks of nodes need none). `everyone`: ask all
     nodes in full, for the explanation. `undo` decides what takes back a work that failed on its way.
+    `last_look` is the executor's.
     """
 
     verb: str
@@ -88,6 +99,7 @@ class Operation:
     everyone: bool = False
     lease: str = "user"
     undo: Callable[[str, ClusterView], Decision] | None = None
+    last_look: Callable[[str], None] = lambda user: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +166,7 @@ class Workflow:
                 options.report(outcome)
             stopped = threading.Event()
             executor = self._executor(Auditor(operation.verb, self.world.actor, options.request_id), check, stopped)
+            executor.last_look = operation.last_look
 
             def act(decision: Decision) -> Outcome:
                 outcome = self._carry_out(operation, decision, view, executor)

@@ -19,6 +19,7 @@ from tests.builders import node as node_of
 from tests.fakes import FakeClock, FakeCommands, FakeEngine, FakeFleet
 from tests.filing import FakeFiles
 from tests.gateways import FakeGateways
+from tests.looking_in import FakeInside
 from tests.vaults import FakeVault
 from tests.watching import FakeProbes, Fleet
 from wsctl.cli import main
@@ -98,6 +99,9 @@ class Reached:
     @property
     def files(self) -> FakeFiles:
         return self.trees
+
+    def inside(self, name: str) -> FakeInside:
+        return FakeInside(self.fleet(name))
 
     def warm(self, names: Iterable[str]) -> None:
         self.warmed += names

@@ -27,8 +27,8 @@ def test_touch_records_now(team: Desk) -> None:
     later(team, 60)
     items = team.ok("touch", "bob", "alice", "-o", "json").items
     assert items == [
-        {"user": "bob", "last_active_at": "2026-01-01T12:01:00Z", "action": "touched"},
-        {"user": "alice", "last_active_at": "2026-01-01T12:01:00Z", "action": "touched"},
+        {"user": "bob", "last_active_at": "2026-01-01T12:01:00Z", "state": "running", "action": "touched"},
+        {"user": "alice", "last_active_at": "2026-01-01T12:01:00Z", "state": "running", "action": "touched"},
     ]
     assert team.ok("show", "bob", "-o", "json").json["active_by"] == "touch"
 
@@ -70,7 +70,7 @@ def test_reaping_says_what_and_why_for_everybody(team: Desk) -> None:
     for item in found.values():
         assert set(item) == {"user", "node", "verdict", "reason", "last_active_at", "stops_at", "signals"}
     assert "idle for 1h" in found["alice"]["reason"]
-    assert {signal["source"] for signal in found["alice"]["signals"]} == {"start", "network", "cpu"}
+    assert {signal["source"] for signal in found["alice"]["signals"]} == {"start", "network", "cpu", "connections"}
     assert result.error["details"] == {"failed": [], "unknown": ["carol"]}
     assert team.ok("ls", "--state", "stopped", "-o", "json").items[0]["user"] == "alice"
 

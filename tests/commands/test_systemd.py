@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.conftest import Desk
+from tests.commands.conftest import INVENTORY, Desk
 from wsctl.systemd import JOBS, cron_line, units
 
-USED = [job for job in JOBS if job != "backup-run"]  # there is no backup.repository
+USED = [job for job in JOBS if JOBS[job].needs is None]
 FILES = {f"wsctl-{job}.{kind}" for job in USED for kind in ("service", "timer")} - {"wsctl-watch.timer"}
 
 
@@ -28,7 +28,7 @@ def test_units_are_written_once_and_kept_up_to_date(desk: Desk, tmp_path: Path) 
     assert "User=wsctl\n" in text
     assert {item["action"] for item in desk(*argv).items} == {"unchanged"}
     told = desk(*argv[:-2]).err
-    assert "systemctl enable --now wsctl-reap-idle.timer wsctl-reconcile.timer" in told
+    assert "systemctl enable --now wsctl-reap-idle.timer wsctl-reconcile.timer wsctl-backup-state.timer" in told
     again = desk(*argv[:-4], "--user", "ops", "-o", "json", "reap-idle").items
     assert [item["action"] for item in again] == ["written", "unchanged"]
 
@@ -60,6 +60,32 @@ def test_what_is_printed(desk: Desk) -> None:
     assert [line.split()[5:6] for line in lines] == [["wsctl"], ["wsctl"]]
     assert desk("systemd", "print", "backups").code == 4
     assert desk("systemd", "print", "--user", "a b").code == 2
+
+
+def test_a_flush_only_where_there_is_a_redis(desk: Desk) -> None:
+    assert "activity flush" not in desk.ok("systemd", "print").out
+    assert "activity flush" in desk.ok("systemd", "print", "activity-flush").out, "who asks for it gets it"
+    desk.inventory(INVENTORY + "coordination: redis://127.0.0.1:1/0\n")
+    assert "activity flush" in desk.ok("systemd", "print").out
+    assert "activity flush" in desk.ok("systemd", "print", "--cron").out
+
+
+def test_who_writes_a_file_has_a_folder_for_it(desk: Desk) -> None:
+    out = desk.ok("systemd", "print", "metrics", "backup-state").out
+    assert "metrics --quiet --output plain --out /var/lib/wsctl/metrics/wsctl.prom --inventory" in out
+    assert "StateDirectory=wsctl/metrics\n" in out
+    assert "StateDirectory=wsctl/backup\n" in out
+    assert "StateDirectory" not in desk.ok("systemd", "print", "reap-idle").out
+
+
+@pytest.mark.parametrize("job", [*USED, "activity-flush"])
+def test_every_job_is_a_command_that_works(desk: Desk, job: str, tmp_path: Path) -> None:
+    """What the unit runs, with its file elsewhere; and it says nothing, or cron would mail it."""
+    desk.ok("place", "alice")
+    out = () if JOBS[job].out is None else ("--out", str(tmp_path / "file"))
+    result = desk.ok(*JOBS[job].argv, *out, "-i", str(desk.folder / "inventory.yaml"))
+    assert result.err == ""
+    assert JOBS[job].out is None or (tmp_path / "file").stat().st_size > 0
 
 
 def test_odd_paths_are_quoted() -> None:

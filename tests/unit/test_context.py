@@ -29,6 +29,8 @@ class Fleet:
         raise AssertionError("nobody asked for an engine")
 
     files = None
+    commands = None
+    inside = None
 
     def warm(self, names: Iterable[str]) -> None: ...
 

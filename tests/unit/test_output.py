@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from wsctl.errors import ConfirmationRequired, InventoryError, NotFound, Refused, WsctlError
 from wsctl.model import NodeState
-from wsctl.output import Column, Format, Output, ago, clean, human_bytes, human_cpus, human_duration, iso
+from wsctl.output import MANY, Column, Format, Output, ago, clean, human_bytes, human_cpus, human_duration, iso
 from wsctl.plan import Plan, StartContainer, Work
 from wsctl.text import shown, to_json
 
@@ -588,3 +588,17 @@ def test_a_shown_column_is_not_asked_about_nothing() -> None:
     fail: Callable[[object], str] = lambda value: 1 / 0  # type: ignore[assignment,return-value]  # noqa: E731
     assert Column("a", show=fail).cell({"a": None}) == "-"
     assert Column("host_port").heading() == "HOST PORT"
+
+
+def test_a_long_table_is_drawn_as_a_short_one_is() -> None:
+    columns = (Column("name"), Column("size", right=True), Column("what"))
+    items = [{"name": f"u{n}", "size": n * n, "what": "a b" if n % 3 else ""} for n in range(MANY + 1)]
+
+    def drawn(some: list[dict[str, object]]) -> list[str]:
+        stream = io.StringIO()
+        Output(stdout=stream, stderr=io.StringIO()).rows(some, columns)
+        return stream.getvalue().splitlines()
+
+    lines = drawn(items)
+    odd = drawn([*items, {"name": "ü"}])  # not for the quick way
+    assert lines == odd[:-1]

@@ -223,7 +223,7 @@ def test_every_signal_is_shown_with_its_source_and_age(site: Site) -> None:
     assert [signal["source"] for signal in item.signals] == ["start"], "who can't be idle yet isn't asked"
     (item,) = reap_whole(site, users=["alice"], thorough=True)
     found = [(signal["source"], signal["age_s"]) for signal in item.signals]
-    assert found == [("start", 60.0), ("network", 60.0), ("cpu", 60.0)]
+    assert found == [("start", 60.0), ("network", 60.0), ("cpu", 60.0), ("connections", None)]
     assert item.last_active_at is not None
 
 
@@ -375,7 +375,7 @@ def test_a_second_look_never_misses_what_the_first_saw(site: Site) -> None:
 
             def call(*args: object, **more: object) -> object:
                 result = value(*args, **more)
-                if name in ("touch", "save_samples"):
+                if name in ("touch_at", "save_samples"):
                     stopped_at.append(name)
                     assert verdicts(site, users=["alice"]) == {"alice": "kept"}, name
                 return result
@@ -385,7 +385,7 @@ def test_a_second_look_never_misses_what_the_first_saw(site: Site) -> None:
     with site.process() as commands:
         world = replace(commands.world, store=Watched())  # type: ignore[arg-type]
         Reaper(world, ReapOptions(users=["alice"])).run()
-    assert stopped_at == ["touch", "save_samples"]
+    assert stopped_at == ["touch_at", "save_samples"]
 
 
 def test_a_stop_that_failed_is_tried_again(site: Site) -> None:

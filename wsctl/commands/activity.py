@@ -38,7 +38,8 @@ def touch(
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
-    """Record that users are active now, so that the reaper keeps them.
+    """Record that users are active now, so that the reaper keeps them. The answer says in which state they are after
+    that: who is `running` stays so, who is `stopping` or `stopped` needs `wsctl start`.
 
     Examples:
       wsctl touch alice bob
@@ -48,28 +49,31 @@ def touch(
         raise UsageError("name users, or a list of them with --from, not both", hint="wsctl touch --help")
     targets = check_users(users) if users else read_users(source or "-")
     store = app.store_for_reading if dry_run else app.store
-    placed = {placement.user for placement in store.placements_and_damage()[0]}
+    placed = store.states()
     known = [user for user in targets if user in placed]
     unknown = [user for user in targets if user not in placed]
     from wsctl.output import Column
+    from wsctl.recording import record_touch
     from wsctl.requests import items_once
 
     keep = None if until is None else _until(until, app.wiring.clock.now())
 
     def record() -> list[dict[str, object]]:
         now = app.wiring.clock.now()
-        if not dry_run:
-            store.touch(known, now, "touch")
-            if keep is not None:
-                _keep(store, known, keep, now)
+        if keep is not None and not dry_run:
+            _keep(store, known, keep, now)
+        states = placed if dry_run else record_touch(store, app.activity, known, now)
         verb = "would-touch" if dry_run else "touched"
         more = {} if keep is None else {"keep_until": keep if keep > now else None}
-        return [{"user": user, "last_active_at": now, "action": verb, **more} for user in known]
+        return [
+            {"user": user, "last_active_at": now, "state": states.get(user, "running"), "action": verb, **more}
+            for user in known
+        ]
 
     if known:
         request = None if dry_run else app.request(request_id, "touch", targets, until=until)
         items = record() if request is None else items_once(app.world(), request, record)
-        columns = [Column("user"), Column("last_active_at"), Column("action")]
+        columns = [Column("user"), Column("last_active_at"), Column("state"), Column("action")]
         app.out.rows(items, columns if keep is None else [*columns, Column("keep_until", "kept until")])
     if unknown:
         message = f"{len(unknown)} of {len(targets)} have no placement: {', '.join(unknown[:5])}"
@@ -124,14 +128,14 @@ def ingest(
     from wsctl.evidence import INGESTED
 
     store, now = (app.store_for_reading if dry_run else app.store), app.wiring.clock.now()
-    placed = {placement.user for placement in store.placements_and_damage()[0]}
+    placed = store.states()
     counter = Counter(app.inventory.gateway.path_prefix, tuple(ignore or ()), placed, now)
     name = source if source == "-" else f"{socket.gethostname()}:{os.path.abspath(source)}"
     note = store.notes(INGESTED, [name]).get(name)
     position = read_log(source, counter, note.value if note is not None else None)
     if not dry_run:
         # The activity first: what is read twice does no harm, what is skipped would.
-        store.touch_at(counter.newest, "gateway")
+        app.activity.touch(counter.newest, "gateway")
         if position is not None:
             store.set_notes(INGESTED, {name: position}, now)
     app.out.record(
@@ -146,6 +150,22 @@ def ingest(
             "action": "would-record" if dry_run else "recorded",
         }
     )
+
+
+@command
+def flush(app: App, dry_run: DryRunOpt = False, yes: YesOpt = False) -> None:
+    """Bring activity from Redis to the state database, so that losing Redis loses no more than what came since.
+
+    Made for cron; `reap-idle` does it too. Repeating it does no harm, also from several hosts at once. Without
+    `coordination` there is nothing to do.
+
+    Example:
+      wsctl activity flush
+    """
+    now = app.wiring.clock.now()
+    flushed = app.activity_for_reading.held() if dry_run else app.activity.flush(now)
+    done = "would-flush" if dry_run else "flushed"
+    app.out.record({"users": flushed or 0, "action": "unchanged" if flushed is None else done})
 
 
 @command

@@ -136,7 +136,7 @@ def _show_one(app: App, outcome: Outcome, *, explain: bool) -> None:
 def _item(app: App, outcome: Outcome, *, explain: bool) -> dict[str, object]:
     item: dict[str, object] = {"user": outcome.target}
     if outcome.placement is not None:
-        activity = app.store.activity([outcome.target]).get(outcome.target)
+        activity = app.activity.recorded([outcome.target]).activity.get(outcome.target)
         item = placement_dict(outcome.placement, activity, app.inventory.gateway.path_prefix)
     item["action"] = outcome.action
     if outcome.ready_ms is not None:

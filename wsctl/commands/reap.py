@@ -107,6 +107,10 @@ def _signals_text(signals: object) -> str:
         more = [
             f"{signal[key]:g} {key.replace('_', ' ')}" for key in ("sent_bytes", "cores", "sessions") if key in signal
         ]
+        if "open" in signal:
+            more.append(f"{signal['open']} open")
+        if "unknown" in signal:
+            more.append("unknown")
         if "until" in signal:
             more.append(f"until {signal['until']:%Y-%m-%d %H:%M} UTC")
         when = [f"{human_duration(max(0.0, age))} ago"] if isinstance(age, float) and not more else []
@@ -127,12 +131,17 @@ def _verdict_dict(item: IdleVerdict) -> dict[str, object]:
 
 
 def _say_trouble(items: Sequence[Mapping[str, object]], unheard: Mapping[str, str]) -> None:
-    """Exit 9 if a stop or a notice failed, or a node couldn't be asked: the answer is partial."""
+    """Exit 9 if a stop or a notice failed, or a node or Redis couldn't be asked: the answer is partial."""
+    from wsctl.evidence import UNREADABLE
+
     failed = [item["user"] for item in items if item["verdict"] == "failed"]
     silent = [i["user"] for i in items if i["verdict"] == "unknown" and "does not answer" in str(i["reason"])]
-    if failed or silent or unheard:
+    blind = [item["user"] for item in items if str(item["reason"]).startswith(UNREADABLE)]
+    if failed or silent or unheard or blind:
         parts = [f"{len(failed)} stops failed"] if failed else []
         parts += [f"{len(silent)} users are on nodes that don't answer and were kept"] if silent else []
+        if blind:
+            parts.append(f"{UNREADABLE}, so {len(blind)} users aren't known to be idle and were kept")
         if unheard:
             first = next(iter(unheard.items()))
             parts.append(f"{len(unheard)} users couldn't be told and were kept ({first[0]}: {first[1]})")
@@ -140,4 +149,5 @@ def _say_trouble(items: Sequence[Mapping[str, object]], unheard: Mapping[str, st
         if unheard:
             details["unheard"] = dict(unheard)
         hint = "wsctl node ls" if failed or silent else "mend `reap.hook` or `reap.url` in the inventory"
+        hint = "wsctl doctor" if blind else hint
         raise PartialFailure("; ".join(parts), hint=hint, details=details)

@@ -36,7 +36,7 @@ def ls(
     placements = [p for p in readable if (node is None or p.node == node) and (state is None or p.state is state)]
     if node is not None and not placements:
         inventory.node(node)
-    activity = store.activity()
+    activity = app.activity_for_reading.recorded().activity
     prefix = inventory.gateway.path_prefix
     items = [placement_dict(p, activity.get(p.user), prefix) for p in placements]
     app.out.rows(items, (*PLACEMENT_COLUMNS, activity_column(app.wiring.clock.now())))
@@ -56,7 +56,7 @@ def show(app: App, user: UserArg) -> None:
     placement = store.placement(target)
     if placement is None:
         raise _unknown(app, target)
-    activity = store.activity([target]).get(target)
+    activity = app.activity_for_reading.recorded([target]).activity.get(target)
     item = placement_dict(placement, activity, app.inventory.gateway.path_prefix)
     item |= {
         "active_by": activity.source if activity is not None else None,

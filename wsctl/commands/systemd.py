@@ -38,7 +38,9 @@ def print_(
     cron: Annotated[bool, typer.Option("--cron", help="Lines of /etc/cron.d instead of units.")] = False,
     user: UserOpt = None,
 ) -> None:
-    """Print the units (or cron lines) that run reap-idle and reconcile regularly, and watch all the time.
+    """Print the units (or cron lines) that run these regularly: the reaper, reconcile, the copy of the state, metrics,
+    the flush of activity if there is a Redis; and watch all the time. Files go to /var/lib/wsctl; systemd makes the
+    folders.
 
     Examples:
       wsctl systemd print reap-idle
@@ -94,7 +96,12 @@ def _jobs(app: App, names: list[str] | None) -> list[Job]:
     for name in names or ():
         if name not in JOBS:
             raise NotFound(f"no job {name!r}", hint=f"there are {', '.join(JOBS)}")
-    useful = [name for name in JOBS if name != "backup-run" or app.inventory.backup.repository is not None]
+    has = {
+        None: True,
+        "coordination": app.inventory.coordination is not None,
+        "backup.repository": app.inventory.backup.repository is not None,
+    }
+    useful = [name for name, job in JOBS.items() if has[job.needs]]
     return [JOBS[name] for name in dict.fromkeys(names or useful)]
 
 

@@ -1,7 +1,8 @@
-"""Leases and slots between controllers: in Redis, or as rows of the state database. Politeness, not correctness.
+"""Leases, slots and activity shared by controllers: in Redis, or as rows of the state database.
 
-Responsible for: opening the leases and slots that a coordination URL names. Redis is imported only when there is one
-and something is asked for. Not responsible for: what a lease protects, nor for waiting for a slot (`gate`).
+Politeness, not correctness. Responsible for: opening the leases, slots and activity that a coordination URL names.
+Redis is imported only when there is one and something is asked for. Not responsible for: what a lease protects, nor for
+waiting for a slot (`gate`).
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsctl.coordination.activity import QuickThenRows
 from wsctl.coordination.leases import BackendLeases
 from wsctl.coordination.slots import LazySlots
+from wsctl.recording import RowActivity
 
 if TYPE_CHECKING:
+    from wsctl.coordination.activity import QuickActivity
     from wsctl.coordination.backend import LeaseBackend
-    from wsctl.ports import Slots
+    from wsctl.ports import ActivityLog, Slots, Store
     from wsctl.watchports import Presence
 
-__all__ = ["PRESENCE_S", "open_leases", "open_presence", "open_slots"]
+__all__ = ["PRESENCE_S", "open_activity", "open_leases", "open_presence", "open_slots"]
 
 TTL_S = 30.0
 
@@ -85,6 +89,33 @@ def open_slots(
         return open_redis_slots(target, cluster=cluster, password=password)
 
     return LazySlots(connect)
+
+
+def open_activity(
+    url: str | None,
+    *,
+    cluster: str,
+    store: Callable[[], Store],
+    password: str | None = None,
+    base: Path | None = None,
+) -> ActivityLog:
+    """The activity of `cluster` in the Redis that `url` names and in `store` behind it, or (None) in `store` alone.
+
+    The rest as for `open_leases`. Nothing is connected before it is needed. Raises InventoryError for a bad URL, at
+    once.
+    """
+    if url is None:
+        return RowActivity(store)
+    from wsctl.coordination.redis_url import parse_redis_url
+
+    target = parse_redis_url(url, base or Path())
+
+    def connect() -> QuickActivity:
+        from wsctl.coordination.redis_activity import open_redis_activity
+
+        return open_redis_activity(target, cluster=cluster, password=password)
+
+    return QuickThenRows(connect, store)
 
 
 def open_presence(

@@ -16,7 +16,7 @@ from wsctl.errors import BackendError
 _PASSWORD = "the password comes from WSCTL_REDIS_PASSWORD, the user from the URL"  # noqa: S105 - that is a hint
 _ACL = (
     "allow the commands SET GET DEL EVAL TIME PEXPIRE PTTL SCAN ZADD ZCARD ZCOUNT ZRANGE ZREM ZREMRANGEBYSCORE "
-    "ZSCORE by ACL"
+    "ZSCORE HGET HSET HDEL HMGET HGETALL INFO by ACL"
 )
 # How a refusal by ACL begins inside of a script, where it is no class of its own.
 _IN_SCRIPT = "The user executing the script can't"

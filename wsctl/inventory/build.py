@@ -137,6 +137,8 @@ def _workspace(name: str, values: Values) -> WorkspaceSpec:
         env=values["env"],
         idle_after_s=values["idle_after"],
         max_age_s=values["max_age"],
+        busy_bytes=values["busy_bytes"],
+        busy_connections={"auto": None, "always": True, "never": False}[values["busy_connections"]],
         busy_cpus=None if values["busy_cpus"] is None else values["busy_cpus"] / 1000,
         ready=values["ready"],
         pull=values["pull"],

@@ -111,6 +111,8 @@ def _workspace(spec: WorkspaceSpec) -> Data:
         "pids": spec.resources.pids,
         "idle_after": None if spec.idle_after_s is None else duration_text(spec.idle_after_s),
         "max_age": None if spec.max_age_s is None else duration_text(spec.max_age_s),
+        "busy_bytes": spec.busy_bytes,
+        "busy_connections": {None: "auto", True: "always", False: "never"}[spec.busy_connections],
         "busy_cpus": None if spec.busy_cpus is None else _number(round(spec.busy_cpus * 1000)),
         "ready": _ready(spec.ready),
         "pull": str(spec.pull),

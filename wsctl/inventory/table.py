@@ -111,6 +111,18 @@ _WORKSPACE_KEYS = {
         "0.2",
         null="CPU doesn't count",
     ),
+    "busy_bytes": Key(
+        size(1),
+        "Bytes sent between two looks that count as activity.",
+        "256",
+        null="traffic doesn't count",
+    ),
+    "busy_connections": Key(
+        choice(("auto", "always", "never")),
+        "Whether an open connection to its port keeps it: where the node's shell can tell, `always` (then one whose "
+        "connections can't be seen isn't stopped), or `never`.",
+        "auto",
+    ),
     "ready": Key(READY, "When a started container counts as running.", "{http: /, timeout: 30s}", null="at once"),
     "pull": Key(choice(PullPolicy), "Whether nodes may pull a missing image.", "missing"),
     "labels": Key(LABELS, "Labels that a node must have to get these workspaces.", "{}"),
@@ -193,7 +205,7 @@ ROOT = section(
     state_password_file=Key(
         names.FILE, "A file with the database's password. `WSCTL_STATE_PASSWORD` wins over it.", null="no password"
     ),
-    coordination=Key(COORDINATION, "Redis for leases and starts.", null="in the state database"),
+    coordination=Key(COORDINATION, "Redis for leases, starts and activity.", null="in the state database"),
     coordination_password_file=Key(
         names.FILE, "A file with Redis' password. `WSCTL_REDIS_PASSWORD` wins over it.", null="no password"
     ),

@@ -17,8 +17,9 @@ from wsctl.signals import NetworkSample, Note
 from wsctl.text import human_duration
 
 NOISE_BYTES = 256
-"""Sent bytes between two looks that don't count as traffic. An idle container answers its bridge's ARP probes with 42
-bytes each, a handful after the last connection; the smallest HTTP exchange sends over 300 (measured on the lab)."""
+"""Sent bytes between two looks that count as traffic, unless a class says otherwise. An idle container answers its
+bridge's ARP probes with 42 bytes each, a handful after the last connection; the smallest HTTP exchange sends over 300
+(measured on the lab)."""
 
 FIRST_SEEN = "seen"
 """The source that is recorded for who runs without any recorded activity: they are counted from there."""
@@ -37,20 +38,23 @@ class Verdict(StrEnum):
 @dataclass(frozen=True, slots=True)
 class IdleLimits:
     """The rules for one user, in seconds (None: no such rule). `idle_s`: stopped after so long without activity;
-    `max_age_s`: stopped so long after the start, whatever happens; `busy_cpus`: cores that count as work; `notice_s`:
-    told so long before."""
+    `max_age_s`: stopped so long after the start, whatever happens; `busy_cpus`: cores that count as work; `busy_bytes`:
+    sent bytes that count as traffic; `notice_s`: told so long before. `connections`: whether open ones count."""
 
     idle_s: float | None
     max_age_s: float | None = None
     busy_cpus: float | None = None
     notice_s: float | None = None
+    busy_bytes: int | None = NOISE_BYTES
+    connections: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class IdleEvidence:
     """What is known about one workspace: the newest recorded activity, the last sample and the present one, open exec
     sessions, until when an operator wants it kept, since when activity is recorded at all, which notice was given, and
-    why the recorded activity can't be relied on."""
+    why the recorded activity can't be relied on. `connections` are those open to its port (None: can't be seen, `blind`
+    says why), `unseen` is why they must be seen first, `unasked` why its container wasn't asked in this run."""
 
     activity: Activity | None
     before: NetworkSample | None = None
@@ -60,6 +64,10 @@ class IdleEvidence:
     since: datetime | None = None
     notice: Note | None = None
     stale: str | None = None
+    connections: int | None = None
+    blind: str | None = None
+    unseen: str | None = None
+    unasked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,7 @@ class IdleVerdict:
 
     `seen` is the source of activity that was found now and should be recorded. `stops_at`: when the workspace would be
     stopped if nothing happened any more (None: not, or unknown). `notice` is set when the user is to be told now; it
-    names the idle period, of which each is told once.
+    names the idle period, of which each is told once. `is_for_age`: it is stopped whatever happens.
     """
 
     user: str
@@ -80,6 +88,7 @@ class IdleVerdict:
     seen: str | None = None
     stops_at: datetime | None = None
     notice: str | None = None
+    is_for_age: bool = False
 
 
 def needs_look(activity: Activity | None, limits: IdleLimits, now: datetime) -> bool:
@@ -106,7 +115,7 @@ def judge_idle(user: str, view: ClusterView, evidence: IdleEvidence, limits: Idl
         ends = started + timedelta(seconds=limits.max_age_s)
         if now >= ends:
             reason = f"running for {_ago(now - started)}, max_age {human_duration(limits.max_age_s)}"
-            found = replace(base, verdict=Verdict.WOULD_STOP, reason=reason, stops_at=now)
+            found = replace(base, verdict=Verdict.WOULD_STOP, reason=reason, stops_at=now, is_for_age=True)
             return _with_notice(found, f"age {ends.isoformat()}", evidence, limits, now)
     found = _judge_activity(base, view, evidence, limits, now)
     if ends is not None and (found.stops_at is None or found.stops_at > ends):
@@ -169,8 +178,10 @@ def _present_activity(evidence: IdleEvidence, container_id: str | None, limits: 
     """What is going on now, as (source, reason)."""
     if evidence.execs:
         return "exec", f"exec: {evidence.execs} open {'session' if evidence.execs == 1 else 'sessions'}"
+    if evidence.connections and limits.connections:
+        return "connections", f"connections: {evidence.connections} open to its port"
     grown = _traffic(evidence, container_id)
-    if isinstance(grown, int) and grown >= NOISE_BYTES:
+    if isinstance(grown, int) and limits.busy_bytes is not None and grown >= limits.busy_bytes:
         return "network", f"network: sent {grown} bytes since the last look"
     cores = None if isinstance(grown, str) else _cores(evidence)
     if cores is not None and limits.busy_cpus is not None and cores >= limits.busy_cpus:
@@ -180,13 +191,20 @@ def _present_activity(evidence: IdleEvidence, container_id: str | None, limits: 
 
 def _unknown(evidence: IdleEvidence, container_id: str | None, limits: IdleLimits, now: datetime) -> str | None:
     """Why somebody who doesn't look active isn't known to be idle."""
-    return _counters_unknown(evidence, container_id, limits) or _records_unknown(evidence, limits, now)
+    return (
+        evidence.unasked
+        or _counters_unknown(evidence, container_id, limits)
+        or (evidence.unseen if limits.connections else None)
+        or _records_unknown(evidence, limits, now)
+    )
 
 
 def _counters_unknown(evidence: IdleEvidence, container_id: str | None, limits: IdleLimits) -> str | None:
     grown = _traffic(evidence, container_id)
     if isinstance(grown, str):
-        return grown
+        # Without its counters there are no open sessions either.
+        matters = evidence.now is None or limits.busy_bytes is not None or limits.busy_cpus is not None
+        return grown if matters else None
     before = evidence.before.cpu_ns if evidence.before is not None else None
     present = evidence.now.cpu_ns if evidence.now is not None else None
     if limits.busy_cpus is None or present is None:
@@ -274,8 +292,12 @@ def _signals(evidence: IdleEvidence, now: datetime) -> tuple[Mapping[str, object
             signals.append(signal("cpu", before.observed_at, cores=round(cores, 3)))
     if evidence.execs:
         signals.append(signal("exec", now, sessions=evidence.execs))
+    if evidence.connections:
+        signals.append(signal("connections", now, open=evidence.connections))
+    elif evidence.blind is not None:
+        signals.append({"source": "connections", "at": None, "age_s": None, "unknown": evidence.blind})
     if evidence.keep_until is not None and evidence.keep_until > now:
-        signals.append({"source": "keep-alive", "until": evidence.keep_until})
+        signals.append({"source": "keep-alive", "at": None, "age_s": None, "until": evidence.keep_until})
     return tuple(signals)
 
 

@@ -41,6 +41,20 @@ def plan_stop(user: str, view: ClusterView, *, cause: str = "asked", grace_s: fl
     return Decision(user, Work(user, "stopped", tuple(steps), placement.generation))
 
 
+def plan_keep(user: str, view: ClusterView, cause: str) -> Decision:
+    """Leave the user's container running; a stop that was begun, and reached nothing yet, is taken back."""
+    placement = view.placements[user]
+    located = locate(user, view)
+    running = isinstance(located, Located) and located.is_running and located.fit == "current"
+    if placement.state is not PlacementState.STOPPING or not running:
+        return Decision(user, Work(user, cause))
+    steps = (
+        _claim(placement, PlacementState.STARTING, cause),
+        Settle(user, placement.node, "it was never stopped", PlacementState.RUNNING),
+    )
+    return Decision(user, Work(user, cause, steps, placement.generation))
+
+
 def plan_restart(user: str, spec: WorkspaceSpec, view: ClusterView, *, recreate: bool = False) -> Decision:
     """Stop and start the container; with `recreate`, make it anew from the present spec (files in the mount stay)."""
     located = locate(user, view)

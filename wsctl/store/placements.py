@@ -58,6 +58,12 @@ class PlacementRows(ClusterRows):
 
     # reading
 
+    def states(self, other_than: PlacementState | None = None) -> Mapping[str, str]:
+        sql, params = "SELECT user, state FROM placements WHERE cluster = ?", [self._cluster]
+        if other_than is not None:
+            sql, params = f"{sql} AND state <> ?", [*params, other_than.value]
+        return dict(self._database.read(lambda session: session.query(sql, params)))
+
     def placements(self) -> list[Placement]:
         return [rows.placement(row, self._dialect.decode_time) for row in self._placement_rows()]
 

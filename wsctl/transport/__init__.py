@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wsctl.transport.files import ShellFiles
     from wsctl.transport.folders import ShellFolders
     from wsctl.transport.hosts import Host
+    from wsctl.transport.inside import EngineInside
     from wsctl.transport.pipes import Launcher
     from wsctl.transport.restic import ResticRepository
     from wsctl.transport.sessions import Sessions
@@ -64,6 +65,12 @@ class Connections:
         tens of ms); the later ones are free. Raises `NotFound`, `NodeUnreachable`, `HostKeyError`, `EngineError`."""
         self._node(name)
         return self._engines[name].get()
+
+    def inside(self, name: str) -> EngineInside:
+        """What goes on inside the node's containers. Connects as `engine` does, and raises the same."""
+        from wsctl.transport.inside import EngineInside
+
+        return EngineInside(self.engine(name))
 
     def folders(self, name: str) -> ShellFolders:
         """The users' folders of the node, over the same connection as its engine. Raises `NotFound`, `NodeUnreachable`,

@@ -60,12 +60,27 @@ class DockerEngine:
         return self._node.publish_address or self._peer()
 
     @property
+    def name(self) -> str:
+        """The node's name."""
+        return self._node.name
+
+    @property
+    def socket(self) -> str:
+        """The path of the engine's socket on the node."""
+        return self._node.docker_socket
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The limits of its calls."""
+        return self._timeouts
+
+    @property
     def api_version(self) -> str:
         """The version of the API that is spoken with this engine."""
         return self.client.api_version
 
     def facts(self) -> EngineFacts:
-        info = self._ask(self.client.info)
+        info = self.ask(self.client.info)
         return EngineFacts(
             version=str(info.get("ServerVersion") or ""),
             api_version=self._newest_api,
@@ -76,7 +91,7 @@ class DockerEngine:
         )
 
     def containers(self) -> list[Container]:
-        return [containers.from_listing(said) for said in self._ask(lambda: self.client.containers(all=True))]
+        return [containers.from_listing(said) for said in self.ask(lambda: self.client.containers(all=True))]
 
     def container(self, name_or_id: str) -> Container | None:
         said = self._inspect(name_or_id)
@@ -84,7 +99,7 @@ class DockerEngine:
 
     def has_image(self, image: str) -> bool:
         try:
-            self._ask(lambda: self.client.inspect_image(image))  # type: ignore[no-untyped-call]
+            self.ask(lambda: self.client.inspect_image(image))  # type: ignore[no-untyped-call]
         except ImageMissing:
             return False
         except EngineError as error:
@@ -110,7 +125,7 @@ class DockerEngine:
                     raise ImageMissing(self._node.name, f"can't pull {image}: not done within {limit:g} s")
 
         try:
-            self._ask(pull, limit, repeat=False)
+            self.ask(pull, limit, repeat=False)
         except (ImageMissing, NodeUnreachable):
             raise
         except EngineError as error:
@@ -120,17 +135,17 @@ class DockerEngine:
         return self._create(spec.name, containers.to_config(spec))
 
     def start(self, name_or_id: str) -> None:
-        self._ask(lambda: self.client.start(name_or_id), self._timeouts.start)
+        self.ask(lambda: self.client.start(name_or_id), self._timeouts.start)
 
     def stop(self, name_or_id: str, grace_s: float = 10.0) -> None:
         grace = max(0, round(grace_s))
         with self._absent_is_fine():
             # docker-py itself adds the grace period to the usual patience.
-            self._ask(lambda: self.client.stop(name_or_id, timeout=grace), grace + self._timeouts.request)
+            self.ask(lambda: self.client.stop(name_or_id, timeout=grace), grace + self._timeouts.request)
 
     def rename(self, name_or_id: str, name: str) -> None:
         try:
-            self._ask(lambda: self.client.rename(name_or_id, name))
+            self.ask(lambda: self.client.rename(name_or_id, name))
         except EngineError:
             # The engine refuses to give the name that it has already, which a request sent twice asks for.
             found = self.container(name_or_id)
@@ -147,7 +162,7 @@ class DockerEngine:
     def remove(self, name_or_id: str) -> None:
         with self._absent_is_fine():
             try:
-                self._ask(lambda: self.client.remove_container(name_or_id, force=True), self._timeouts.remove)
+                self.ask(lambda: self.client.remove_container(name_or_id, force=True), self._timeouts.remove)
             except EngineError as error:
                 if error.details.get("status") != 409 or "in progress" not in error.reason:
                     raise
@@ -175,7 +190,7 @@ class DockerEngine:
 
     def signs(self, name_or_id: str) -> ContainerSigns | None:
         try:
-            stats = self._ask(lambda: self.client.stats(name_or_id, stream=False, one_shot=True))
+            stats = self.ask(lambda: self.client.stats(name_or_id, stream=False, one_shot=True))
         except EngineError as error:
             if error.details.get("status") in (404, 409):
                 return None
@@ -190,7 +205,7 @@ class DockerEngine:
         if said is None:
             return ""
         tty = bool((said.get("Config") or {}).get("Tty"))
-        raw = self._ask(lambda: self.client.some_output(name_or_id, lines, MAX_TAIL))
+        raw = self.ask(lambda: self.client.some_output(name_or_id, lines, MAX_TAIL))
         return containers.demultiplex(raw, tty).decode("utf-8", "replace")
 
     def purge_data(self, host_root: str, user: str, image: str) -> None:
@@ -209,7 +224,7 @@ class DockerEngine:
         try:
             self.start(created)
             limit = self._timeouts.purge
-            said = self._ask(lambda: self.client.wait(created, timeout=int(limit)), limit)
+            said = self.ask(lambda: self.client.wait(created, timeout=int(limit)), limit)
             if said.get("StatusCode") != 0:
                 words = failures.clean(self._tail_or_nothing(created)) or f"exit code {said.get('StatusCode')}"
                 raise EngineError(self._node.name, f"couldn't delete all of {host_root}/{user}: {words}")
@@ -224,7 +239,7 @@ class DockerEngine:
     def _create(self, name: str, config: dict[str, Any]) -> str:
         try:
             create = cast(Callable[..., dict[str, Any]], self.client.create_container_from_config)
-            said = self._ask(lambda: create(config, name), self._timeouts.create, repeat=False)
+            said = self.ask(lambda: create(config, name), self._timeouts.create, repeat=False)
         except EngineError as error:
             if type(error) is EngineError and error.details.get("status") == 404:
                 raise ImageMissing(
@@ -236,14 +251,14 @@ class DockerEngine:
     def _freeze(self, name_or_id: str, request: Callable[[str], object], *fine: str) -> None:
         """Pause or unpause; the engine's refusals that contain one of `fine` say that it is done already."""
         try:
-            self._ask(lambda: request(name_or_id))
+            self.ask(lambda: request(name_or_id))
         except EngineError as error:
             if not any(words in error.reason for words in fine):
                 raise
 
     def _inspect(self, name_or_id: str) -> dict[str, Any] | None:
         try:
-            return cast(dict[str, Any], self._ask(lambda: self.client.inspect_container(name_or_id)))
+            return cast(dict[str, Any], self.ask(lambda: self.client.inspect_container(name_or_id)))
         except EngineError as error:
             if error.details.get("status") == 404:
                 return None
@@ -272,15 +287,15 @@ class DockerEngine:
 
     def _negotiate(self) -> str:
         try:
-            return self._ask(self.client.negotiate)
+            return self.ask(self.client.negotiate)
         except TooOld as error:
             said = f"the engine's API is {error}, older than {OLDEST_API}"
             raise EngineError(self._node.name, said, hint="wsctl needs Docker 20.10 or newer on the node") from error
         except NoEngine as error:
             raise failures.no_engine(self._node.name, self._node.docker_socket) from error
 
-    def _ask(self, request: Callable[[], T], patience_s: float | None = None, *, repeat: bool = True) -> T:
-        """Send a request and translate what goes wrong. `repeat`: once more if the connection broke."""
+    def ask(self, request: Callable[[], T], patience_s: float | None = None, *, repeat: bool = True) -> T:
+        """Send a request and translate what goes wrong to `NodeError`. `repeat`: once more if the connection broke."""
         limit = self._timeouts.request if patience_s is None else patience_s
         with self.client.patience(limit):
             try:
