@@ -1,7 +1,7 @@
 """`reap`: deciding who of very many users on many nodes is idle.
 
 Responsible for: what is measured, and its gates. Not responsible for: the engines (`engines`), nor the users' rows
-(`crowd`).
+(`settled`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bench import engines
-from bench.crowd import settle_crowd
 from bench.engines import container_id, user_name
 from bench.measure import BenchError, Series, alternate, quartiles, timed, timed_output
 from bench.report import Gate, Row, duration
 from bench.rig import CLUSTER, Rig
+from bench.settled import settle_crowd
 from wsctl.signals import NetworkSample
 from wsctl.store import open_store
 

@@ -1,6 +1,6 @@
 """`touch`: recording that very many users are active, in one command.
 
-Responsible for: what is measured, and its gate. Not responsible for: the rig, nor the users (`crowd`).
+Responsible for: what is measured, and its gate. Not responsible for: the rig, nor the users (`settled`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-from bench.crowd import settle_crowd
 from bench.measure import Series, alternate, quartiles, timed
 from bench.report import Gate, Row, duration
 from bench.rig import CLUSTER, Rig
+from bench.settled import settle_crowd
 from wsctl.store import open_store
 from wsctl.store.store import SqlStore
 
