@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from wsctl.insideports import Inside
 from wsctl.model import Node
 
 START_WAIT_S = 600.0
@@ -24,18 +23,16 @@ START_WAIT_S = 600.0
 
 if TYPE_CHECKING:
     from wsctl.coordination.gate import StartGate
-    from wsctl.folders import Folders
-    from wsctl.frontends import Gateway
+    from wsctl.fleets import Fleet, GatewayFleet
     from wsctl.inventory import Inventory
     from wsctl.movework import Told
     from wsctl.output import Output
-    from wsctl.ports import ActivityLog, Clock, Commands, Engine, Leases, NodeFiles
+    from wsctl.ports import ActivityLog, Clock, Leases
     from wsctl.records import Actor
     from wsctl.requests import Request
     from wsctl.routes import GatewayHost
     from wsctl.snapshots import Repository
     from wsctl.store.store import SqlStore
-    from wsctl.transport import HostKey
     from wsctl.watchports import Presence, Probes
     from wsctl.workflow import World
 
@@ -52,61 +49,10 @@ class SystemClock:
         time.sleep(seconds)
 
 
-class Fleet(Protocol):
-    """The connections to the nodes: what `transport.Connections` offers, and a fake in tests."""
-
-    def engine(self, name: str) -> Engine:
-        """The node's engine; see `ports.EngineFactory`."""
-
-    def inside(self, name: str) -> Inside:
-        """What goes on inside the node's containers; see `insideports.Inside`."""
-
-    def folders(self, name: str) -> Folders:
-        """The users' folders of the node; see `folders.Folders`."""
-
-    def repository(self, name: str, environment: Mapping[str, str]) -> Repository:
-        """The repository of backups as the node reaches it; see `snapshots.Repository`."""
-
-    @property
-    def files(self) -> NodeFiles:
-        """Users' files on the nodes."""
-
-    def warm(self, names: Iterable[str]) -> None:
-        """Begin to connect in the background."""
-
-    def commands(self, name: str) -> Commands:
-        """Commands on the node, for checks."""
-
-    def scan_host_key(self, name: str) -> HostKey:
-        """The host key that the node presents."""
-
-    def trust(self, name: str, key: HostKey) -> None:
-        """Record the key as trusted."""
-
-    def close(self) -> None:
-        """Close what is open."""
-
-
 def _real_fleet(nodes: Mapping[str, Node], cluster: str) -> Fleet:
     from wsctl.transport import Connections
 
     return Connections(nodes, cluster=cluster)
-
-
-class GatewayFleet(Protocol):
-    """The connections to the gateways: what `transport.gateways.Gateways` offers, and a fake in tests."""
-
-    def gateway(self, name: str) -> Gateway:
-        """The gateway, connected at most once a run. Raises `NodeUnreachable`, `HostKeyError`."""
-
-    def scan_host_key(self, name: str) -> HostKey:
-        """The host key that the gateway presents."""
-
-    def trust(self, name: str, key: HostKey) -> None:
-        """Record the key as trusted."""
-
-    def close(self) -> None:
-        """Close what is open."""
 
 
 def _real_gateways(hosts: Mapping[str, GatewayHost]) -> GatewayFleet:
