@@ -1,4 +1,4 @@
-"""Clusters of services: MariaDB Galera, Redis Cluster, and Redis behind Sentinel, as three or more hosts would run them.
+"""Clusters of services: MariaDB Galera, Redis Cluster, and Redis behind Sentinel, as several hosts would run them.
 
 Each member has an address of its own on the loopback (127.213.K.x), its own folder and its own cgroup, so that one of
 them can be killed, paused and started like any service of the lab (`Lab.stop_service("galera2", kill=True)`). Not
@@ -187,6 +187,13 @@ class Galera(Cluster):
         first.start()
         for line in first._init_sql().splitlines():
             first.sql(line.partition(" #")[0])
+
+    def sql(self, statement: str) -> str:
+        """Execute on the first member that is alive, as root."""
+        alive = [m for m in self.members.values() if isinstance(m, GaleraMember) and m.alive]
+        if not alive:
+            raise LabError("no member of the Galera cluster runs")
+        return alive[0].sql(statement)
 
     @property
     def url(self) -> str:

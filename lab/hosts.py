@@ -6,10 +6,12 @@ clocks. Not here: what is run there.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lab.shell import LabError, write_atomically
 
+_PATCH = Path(__file__).with_name("clock")
 _RENAMED = 'hostname "$1" && shift && exec "$@"'
 
 
@@ -40,5 +42,6 @@ class ControlHost:
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
+            "PYTHONPATH": os.pathsep.join([str(_PATCH), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
         return ["env", *(f"{name}={value}" for name, value in settings.items())]

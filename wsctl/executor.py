@@ -23,6 +23,7 @@ from wsctl.audit import Auditor, Trail
 from wsctl.desired import desired
 from wsctl.errors import BackendError, NodeError, NotReady, PlanChanged, StaleGeneration, Unschedulable, WsctlError
 from wsctl.model import (
+    Home,
     Node,
     Placement,
     PlacementState,
@@ -191,7 +192,7 @@ class _Run:
             self.executor.store.append_audit(entries)
             self.is_recorded = True
         if isinstance(step, _FENCED):
-            self._fence(step.user)
+            self._fence(step.user, step.home if isinstance(step, PurgeData) else None)
         self.doing[type(step)](step)
         self.is_recorded = True
         if is_last and not with_end:
@@ -209,8 +210,13 @@ class _Run:
         """The placement that the last step of the work leads to."""
         return replace(self._placed(), state=step.state) if isinstance(step, Settle) else None
 
-    def _fence(self, user: str) -> None:
-        """Raise `StaleGeneration` unless the placement is as this run left it (or there is still none)."""
+    def _fence(self, user: str, home: Home | None = None) -> None:
+        """Raise `StaleGeneration` unless the placement is as this run left it, or there is still none and the user's
+        files are those of `home`."""
+        if home is not None:
+            if self.executor.store.home(user) != home:
+                raise self._stale(user, home.generation)
+            return
         now = self.executor.store.placement(user)
         ours = self.placement.generation if self.placement is not None else 0
         if (now.generation if now is not None else 0) != ours:
@@ -345,8 +351,11 @@ class _Run:
 
     def _release(self, step: Release) -> None:
         generation = self.placement.generation if self.placement is not None else 0
-        if not self.executor.store.release(step.user, generation, keep_home=step.keep_home, audit=self.entries):
-            raise self._stale(step.user, generation)
+        released = self.executor.store.release(
+            step.user, generation, keep_home=step.keep_home, home=step.home, audit=self.entries
+        )
+        if not released:
+            raise self._stale(step.user, step.home.generation if step.home is not None else generation)
         self.placement = None
 
     def _mark(self, step: MarkNode) -> None:

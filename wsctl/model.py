@@ -360,9 +360,19 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
+class Home:
+    """The node that has the files of a user without a placement, and the last generation that the user had: whoever
+    acts upon these files says which they mean, for the user may have been placed and removed again since."""
+
+    node: str
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterView:
     """Everything a decision may use. `last_node` is where the newest placement went (for round-robin); `homes` maps
-    users without a placement to the node that still has their files; `damaged` are users whose row can't be read;
+    users without a placement to the node that still has their files, `home_generations` to the last generation they
+    had; `damaged` are users whose row can't be read;
     `moves` were begun and not ended, `kept` are copies of files that moves made or left."""
 
     cluster: str
@@ -373,6 +383,7 @@ class ClusterView:
     damaged: Mapping[str, DamagedPlacement] = field(default_factory=dict)
     moves: Mapping[str, Move] = field(default_factory=dict)
     kept: tuple[KeptCopy, ...] = ()
+    home_generations: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

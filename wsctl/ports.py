@@ -18,6 +18,7 @@ from wsctl.model import (
     Container,
     DamagedPlacement,
     EngineFacts,
+    Home,
     LeaseInfo,
     NodeMark,
     NodeState,
@@ -209,20 +210,36 @@ class Store(MoveStore, Protocol):
         """End an operation: set `state` if the placement still has `generation`, which stays. Entering `stopped` gives
         memory and CPU back. False if the generation moved."""
 
-    def release(self, user: str, generation: int, *, keep_home: bool | None, audit: Sequence[AuditEntry] = ()) -> bool:
+    def release(
+        self,
+        user: str,
+        generation: int,
+        *,
+        keep_home: bool | None,
+        home: Home | None = None,
+        audit: Sequence[AuditEntry] = (),
+    ) -> bool:
         """Delete the placement and give back all it took, if it still has `generation`. False if it moved; True if
         the placement is gone already. `keep_home` True remembers the node as the user's home (their files are still
         there), False forgets any home, None leaves what is remembered as it is. With the placement gone already, only a
-        release that was decided on there being none (`generation` 0) may forget the home.
+        release that was decided on there being none (`generation` 0) forgets a home, and only the one that it names:
+        False if the user has another by now.
         """
 
     def remember_home(self, user: str, node: str, *, audit: Sequence[AuditEntry] = ()) -> bool:
-        """Record that the files of a user without a placement are on `node`; False if the user has a placement."""
+        """Record that the files of a user without a placement are on `node`, and are others from now on: it counts as a
+        generation. False if the user has a placement."""
 
     def homes(self) -> Mapping[str, str]:
         """Users whose files stayed on a node when they were removed: user to node. Means nothing for users who have
         a placement again.
         """
+
+    def known_homes(self) -> Mapping[str, Home]:
+        """The same, with the last generation that each user had."""
+
+    def home(self, user: str) -> Home | None:
+        """One user's home; None for who has none, or is placed. One statement, so both are of the same moment."""
 
     def marks(self) -> Mapping[str, NodeMark]:
         """What operators recorded about nodes."""

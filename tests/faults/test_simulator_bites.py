@@ -18,7 +18,7 @@ from tests.worlds import copy_of_empty_database
 from wsctl import executor
 from wsctl.coordination.held import Held
 from wsctl.executor import _Run
-from wsctl.model import Capacity
+from wsctl.model import Capacity, Home
 from wsctl.plan import PurgeData, Step
 from wsctl.planner import life
 from wsctl.store.store import SqlStore
@@ -90,8 +90,15 @@ class ForgetsHomes(SqlStore):
         return super().release(user, generation, keep_home=None, **kwargs)
 
 
+class ForgetsAnyHome(SqlStore):
+    """A purge of files that were left behind forgets where the user's files are, whichever they are by now."""
+
+    def release(self, user: str, generation: int, *, home: Home | None = None, **kwargs: Any) -> bool:
+        return super().release(user, generation, home=self.home(user) if home is not None else None, **kwargs)
+
+
 def no_fence(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_Run, "_fence", lambda self, user: None)
+    patch.setattr(_Run, "_fence", lambda self, user, home=None: None)
 
 
 def fencing_off(patch: pytest.MonkeyPatch) -> type[SqlStore]:
@@ -114,6 +121,13 @@ def only_leases_in(place: str, patch: pytest.MonkeyPatch) -> None:
 def effects_not_fenced(patch: pytest.MonkeyPatch) -> type[SqlStore]:
     no_fence(patch)
     return SqlStore
+
+
+def homes_not_compared(patch: pytest.MonkeyPatch) -> type[SqlStore]:
+    """A purge of files that were left behind, fenced as if all users without a placement had the same files."""
+    fence = _Run._fence
+    patch.setattr(_Run, "_fence", lambda self, user, home=None: fence(self, user))
+    return ForgetsAnyHome
 
 
 def purge_not_fenced(patch: pytest.MonkeyPatch) -> type[SqlStore]:
@@ -166,6 +180,7 @@ SABOTAGES: dict[str, tuple[Sabotage, str]] = {
     "containers are touched without a fence": (effects_not_fenced, ""),
     "files are purged without a fence": (purge_not_fenced, "place purge"),
     "effects without a claim": (no_claims, ""),
+    "a purge of left files doesn't say which": (homes_not_compared, "place rm purge"),
     "room isn't checked when it is taken": (store(Oversells), "place rm"),
     "room isn't checked when a stopped one comes back": (store(OversellsStarts), "place stop start"),
     "ports aren't unique": (ports_not_unique, "place"),

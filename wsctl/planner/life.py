@@ -7,7 +7,7 @@ Responsible for steps that are safe to repeat: each plan starts from what is obs
 from __future__ import annotations
 
 from wsctl.errors import NotFound, WsctlError
-from wsctl.model import ClusterView, NodeState, Placement, PlacementState, WorkspaceSpec
+from wsctl.model import ClusterView, Home, NodeState, Placement, PlacementState, WorkspaceSpec
 from wsctl.plan import (
     AwaitReady,
     Claim,
@@ -100,9 +100,10 @@ def _purge_home(user: str, home: str, spec: WorkspaceSpec, view: ClusterView) ->
     node = view.nodes.get(home)
     if node is None:
         return Decision(user, error=NotFound(f"files of {user} are on {home}, which is not in the inventory"))
+    known = Home(home, view.home_generations.get(user, 0))
     steps = (
-        PurgeData(user, home, "--purge-data", node.node.host_root, spec.image),
-        Release(user, home, "its files are gone", keep_home=False),
+        PurgeData(user, home, "--purge-data", node.node.host_root, spec.image, known),
+        Release(user, home, "its files are gone", keep_home=False, home=known),
     )
     return Decision(user, Work(user, "purged", steps))
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from wsctl.errors import BackendError
-from wsctl.model import Capacity, DamagedPlacement, Placement, PlacementState, Resources, Usage
+from wsctl.model import Capacity, DamagedPlacement, Home, Placement, PlacementState, Resources, Usage
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import AuditEntry
 from wsctl.spots import Spot
@@ -51,6 +51,12 @@ class _NoNodeRow(Exception):
 
 _NEXT = "(SELECT COALESCE(MAX(r.generation), 0) + 1 FROM retired r WHERE r.cluster = ? AND r.user = ?)"
 """The first generation of a user's next placement."""
+
+
+_HOMES = (
+    "SELECT h.user, h.node, COALESCE(r.generation, 0) FROM homes h "
+    "LEFT JOIN retired r ON r.cluster = h.cluster AND r.user = h.user"
+)
 
 
 class PlacementRows(ClusterRows):
@@ -95,10 +101,17 @@ class PlacementRows(ClusterRows):
         return int(self._database.read(lambda session: session.query(sql, (self._cluster,)))[0][0])
 
     def homes(self) -> Mapping[str, str]:
-        found = self._database.read(
-            lambda session: session.query("SELECT user, node FROM homes WHERE cluster = ?", (self._cluster,))
-        )
-        return {user: node for user, node in found}
+        return {user: home.node for user, home in self.known_homes().items()}
+
+    def known_homes(self) -> Mapping[str, Home]:
+        found = self._database.read(lambda session: session.query(f"{_HOMES} WHERE h.cluster = ?", (self._cluster,)))
+        return {user: Home(node, int(generation)) for user, node, generation in found}
+
+    def home(self, user: str) -> Home | None:
+        placed = "SELECT 1 FROM placements p WHERE p.cluster = h.cluster AND p.user = h.user"
+        sql = f"{_HOMES} WHERE h.cluster = ? AND h.user = ? AND NOT EXISTS ({placed})"
+        found = self._database.read(lambda session: session.query(sql, (self._cluster, user)))
+        return Home(found[0][1], int(found[0][2])) if found else None
 
     # writing
 
@@ -165,15 +178,23 @@ class PlacementRows(ClusterRows):
 
         return self._change(user, generation, change, None, audit) is not None
 
-    def release(self, user: str, generation: int, *, keep_home: bool | None, audit: Sequence[AuditEntry] = ()) -> bool:
+    def release(
+        self,
+        user: str,
+        generation: int,
+        *,
+        keep_home: bool | None,
+        home: Home | None = None,
+        audit: Sequence[AuditEntry] = (),
+    ) -> bool:
         sql = "DELETE FROM placements WHERE cluster = ? AND user = ? AND node = ? AND generation = ? AND state = ?"
 
         def work(session: Session) -> bool:
             old = self._find(session, user)
             if old is None:
                 # Whoever released it has said where the files are, or that there are none, and may not be the last.
-                if keep_home is False and generation == 0 and self._forget_home(session, user):
-                    self._log.append(session, audit)
+                if keep_home is False and generation == 0 and home is not None:
+                    return self._forget_this_home(session, user, home, audit)
                 return True
             if old.generation != generation:
                 return False
@@ -182,8 +203,7 @@ class PlacementRows(ClusterRows):
             self._shift(session, old.node, Shift(-1, active, memory, cpus, routes=int(old.state.is_routed)))
             if not session.execute(sql, (self._cluster, user, old.node, generation, old.state.value)):
                 raise Raced
-            retire = self._dialect.upsert("retired", ["cluster", "user"], ["generation"])
-            session.execute(retire, (self._cluster, user, generation))
+            self._retire(session, user, generation)
             if keep_home is not None:
                 self._forget_home(session, user)
             if keep_home:
@@ -197,8 +217,11 @@ class PlacementRows(ClusterRows):
         def work(session: Session) -> bool:
             if self._find(session, user) is not None:
                 return False
+            # The home's row first: it is the lock that keeps two of these apart.
             self._forget_home(session, user)
             self._remember_home(session, user, node)
+            ((following,),) = session.query(f"SELECT {_NEXT}", (self._cluster, user))
+            self._retire(session, user, int(following))
             self._log.append(session, audit)
             return True
 
@@ -278,9 +301,28 @@ class PlacementRows(ClusterRows):
                 self._make_node_row(missing.node)
         raise always_raced()
 
-    def _forget_home(self, session: Session, user: str) -> bool:
-        """Whether there was one."""
-        return session.execute("DELETE FROM homes WHERE cluster = ? AND user = ?", (self._cluster, user)) > 0
+    def _forget_home(self, session: Session, user: str) -> None:
+        session.execute("DELETE FROM homes WHERE cluster = ? AND user = ?", (self._cluster, user))
+
+    def _forget_this_home(self, session: Session, user: str, home: Home, audit: Sequence[AuditEntry]) -> bool:
+        """False if the user's home is another one by now."""
+        key = (self._cluster, user)
+        rows = session.query(f"SELECT node FROM homes WHERE cluster = ? AND user = ?{self._dialect.locked}", key)
+        if not rows:
+            return True
+        sql = "SELECT COALESCE(MAX(generation), 0) FROM retired WHERE cluster = ? AND user = ?"
+        ((last,),) = session.query(sql, key)
+        # Who changes that writes the home next: they wait for us now, or were seen.
+        if Home(rows[0][0], int(last)) != home:
+            return False
+        self._forget_home(session, user)
+        self._log.append(session, audit)
+        return True
+
+    def _retire(self, session: Session, user: str, generation: int) -> None:
+        """The user's next placement begins behind this generation."""
+        retire = self._dialect.upsert("retired", ["cluster", "user"], ["generation"])
+        session.execute(retire, (self._cluster, user, generation))
 
     def _remember_home(self, session: Session, user: str, node: str) -> None:
         sql = f"INSERT INTO homes (cluster, user, node, since) VALUES (?, ?, ?, {self._dialect.now})"
