@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults import sim_world, simulator
+from tests.faults import sim_faults, sim_world, simulator
 from tests.faults.simulator import first_violation
 from tests.worlds import copy_of_empty_database
 from wsctl import executor
@@ -118,6 +118,15 @@ def only_leases_in(place: str, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sim_world, "LEASES_IN", {place: 1})
 
 
+def only_sleepers(patch: pytest.MonkeyPatch) -> None:
+    """Nobody keeps leases, and all that goes wrong is that controllers are paused: for what takes much to happen
+    while one sleeps."""
+    only_leases_in("nothing", patch)
+    pauses = (sim_faults.Kind.PAUSED_BEFORE, sim_faults.Kind.PAUSED_AFTER)
+    patch.setattr(sim_faults, "AT", dict.fromkeys(sim_faults.AT, pauses))
+    patch.setattr(sim_faults, "RATES", (max(sim_faults.RATES),))
+
+
 def effects_not_fenced(patch: pytest.MonkeyPatch) -> type[SqlStore]:
     no_fence(patch)
     return SqlStore
@@ -127,6 +136,7 @@ def homes_not_compared(patch: pytest.MonkeyPatch) -> type[SqlStore]:
     """A purge of files that were left behind, fenced as if all users without a placement had the same files."""
     fence = _Run._fence
     patch.setattr(_Run, "_fence", lambda self, user, home=None: fence(self, user))
+    only_sleepers(patch)
     return ForgetsAnyHome
 
 
@@ -209,3 +219,9 @@ def test_leases_are_politeness_only(place: str, monkeypatch: pytest.MonkeyPatch)
 def test_a_repair_that_does_nothing_is_found() -> None:
     results = (simulator.play(seed, settle=lambda simulated: None) for seed in range(200))
     assert any("was left" in text for result in results for text in result.violations)
+
+
+def test_a_purge_that_sleeps_deletes_no_newer_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same schedules in which the sabotage above is found, with nothing taken away."""
+    only_sleepers(monkeypatch)
+    assert first_violation(range(200), verbs=["place", "rm", "purge"]) is None
