@@ -49,6 +49,8 @@ class SimDatabase:
             if name in ("placements", "placements_and_damage"):
                 # What is decided from now on is about these.
                 self._process.births = dict(self._sim.oracle.births)
+            if name == "known_homes":
+                self._process.homes = dict(self._sim.oracle.births)
             return self._real.read(work)
 
         return self._carry("state read", effect)

@@ -224,4 +224,4 @@ def test_a_repair_that_does_nothing_is_found() -> None:
 def test_a_purge_that_sleeps_deletes_no_newer_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same schedules in which the sabotage above is found, with nothing taken away."""
     only_sleepers(monkeypatch)
-    assert first_violation(range(200), verbs=["place", "rm", "purge"]) is None
+    assert first_violation(range(100), verbs=["place", "rm", "purge"]) is None
