@@ -397,10 +397,12 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class LeaseInfo:
-    """Who holds what, since when, for which command, and until when if it isn't renewed."""
+    """Who holds what, since when, for which command, and until when if it isn't renewed. One that is `endless` was made
+    by somebody else than wsctl, and never runs out."""
 
     name: str
     holder: str
     command: str
     acquired_at: datetime
     expires_at: datetime
+    endless: bool = False

@@ -314,6 +314,10 @@ class Store(MoveStore, Protocol):
     def finish_request(self, request_id: str, answer: str) -> None:
         """Record the first result (JSON) of a request id; a second one is ignored."""
 
+    def unanswered_requests(self) -> list[RequestRecord]:
+        """Request ids without a first result, oldest first, a hundred at most: of callers that are at work, failed, or
+        died."""
+
     def database_time(self) -> datetime:
         """The database's clock (SQLite: this machine's)."""
 
