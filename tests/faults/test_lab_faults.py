@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,19 @@ def test_a_batch_in_the_middle_of_which(site: Site, fault: str) -> None:
     settle(site)
     placed = {item["user"]: item["state"] for item in site.json("ls")["items"]}
     assert placed == dict.fromkeys(users, "running")
+    if site.host is not None:
+        nobody_is_reaped_too_early(site, users)
+
+
+def nobody_is_reaped_too_early(site: Site, users: list[str]) -> None:
+    """On a host whose clock is ten minutes off, which is said."""
+    reaped = site.run("reap-idle", "--idle", "8m", "-o", "json")
+    assert {item["user"]: item["verdict"] for item in reaped.items} == dict.fromkeys(users, "kept")
+    assert re.search("this machine's clock is (10|9)m", site.run("reap-idle", "--idle", "8m").err)
+    touched = site.json("touch", users[0])["items"][0]["last_active_at"]
+    assert abs((datetime.fromisoformat(touched) - datetime.now(UTC)).total_seconds()) < 60
+    checks = {item["check"]: item["status"] for item in site.json("doctor", code=None)["items"]}
+    assert checks["time"] == "FAIL"
 
 
 def test_a_batch_in_the_middle_of_which_a_disk_is_full(new_lab: Callable[[], Lab], tmp_path: Path) -> None:

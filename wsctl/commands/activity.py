@@ -54,10 +54,11 @@ def touch(
     from wsctl.output import Column
     from wsctl.requests import items_once
 
-    keep = None if until is None else _until(until, app.wiring.clock.now())
+    clock = app.clock_of(store)
+    keep = None if until is None else _until(until, clock.now())
 
     def record() -> list[dict[str, object]]:
-        now = app.wiring.clock.now()
+        now = clock.now()
         if not dry_run:
             store.touch(known, now, "touch")
             if keep is not None:
@@ -78,7 +79,7 @@ def touch(
 
 
 def _until(text: str, now: datetime) -> datetime:
-    """`18:00` (the next one, by this machine's clock), a duration from now, or `now`. Raises `UsageError`."""
+    """`18:00` (the next one, in this machine's time zone), a duration from now, or `now`. Raises `UsageError`."""
     if text == "now":
         return now
     found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", text, re.ASCII)
@@ -123,7 +124,8 @@ def ingest(
     from wsctl.accesslog import Counter, read_log
     from wsctl.evidence import INGESTED
 
-    store, now = (app.store_for_reading if dry_run else app.store), app.wiring.clock.now()
+    store = app.store_for_reading if dry_run else app.store
+    now = app.clock_of(store).now()
     placed = {placement.user for placement in store.placements_and_damage()[0]}
     counter = Counter(app.inventory.gateway.path_prefix, tuple(ignore or ()), placed, now)
     name = source if source == "-" else f"{socket.gethostname()}:{os.path.abspath(source)}"

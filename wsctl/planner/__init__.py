@@ -23,7 +23,7 @@ from wsctl.planner.drain import (
 )
 from wsctl.planner.drift import differences, wrong_counts
 from wsctl.planner.idle import IdleEvidence, IdleLimits, IdleVerdict, Verdict, judge_idle, needs_look
-from wsctl.planner.life import plan_mark, plan_remove, plan_restart, plan_stop, plan_undo
+from wsctl.planner.life import plan_abandon, plan_mark, plan_remove, plan_restart, plan_stop, plan_undo
 from wsctl.planner.migrate import How, plan_migrate, plan_unmove
 from wsctl.planner.place import plan_place, plan_start
 from wsctl.planner.rebalance import Balance, Shift, plan_rebalance, spread
@@ -55,6 +55,7 @@ __all__ = [
     "needs_look",
     "no_room",
     "plan_drain",
+    "plan_abandon",
     "plan_mark",
     "plan_migrate",
     "plan_place",
