@@ -6,13 +6,12 @@ A clock that is off is in `test_sharedclock` and `test_lab_faults`, text that wa
 from __future__ import annotations
 
 import sqlite3
+from copy import copy
 
 import pytest
 
 from tests.builders import CLUSTER
 from tests.commands.conftest import INVENTORY, Desk
-
-NODE = "  {}: {{address: 10.0.0.{}{}}}\n"
 
 
 @pytest.fixture
@@ -123,7 +122,8 @@ def test_a_node_that_left_the_inventory_while_users_live_on_it(team: Desk, renam
     gone = next(line for line in INVENTORY.splitlines(keepends=True) if line.startswith(f"  {home}:"))
     team.inventory(INVENTORY.replace(gone, gone.replace(home, "n9", 1) if renamed else ""))
     if renamed:
-        team.fleet.engines["n9"] = team.fleet[home]
+        team.fleet.engines["n9"] = copy(team.fleet[home])  # the same machine
+        team.fleet["n9"].name = "n9"
     for verb in (["place"], ["stop"], ["start"], ["restart"], ["rm", "--yes"], ["migrate-user"]):
         result = team(*verb, "alice")
         assert result.code == 5, (verb, result.err)
