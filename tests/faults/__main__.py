@@ -37,19 +37,21 @@ class Row:
     needs_lab: bool = False
 
 
+_BITES = "test_simulator_bites.py::test_a_missing_safeguard_is_found"
+_STRUCK = "boundaries at which a writer was struck, on real nodes"
 ROWS = (
     Row("seeds that once broke something", ("test_simulator.py::test_what_once_broke",)),
-    Row("sabotages of wsctl that the simulator must find", ("test_simulator_bites.py::test_a_missing_safeguard_is_found",)),
+    Row("sabotages of wsctl that the simulator must find", (_BITES,)),
     Row(
         "boundaries at which a writer was cut off, on fakes",
         ("test_interruption.py", "test_reconcile_interrupted.py"),
         "boundaries",
     ),
-    Row("boundaries at which a writer was struck, on real nodes", ("test_struck_lab.py",), "boundaries", needs_lab=True),
+    Row(_STRUCK, ("test_struck_lab.py",), "boundaries", needs_lab=True),
     Row("scenarios: real parts that break under a batch", ("test_lab_faults.py",), needs_lab=True),
     Row("scenarios: three control hosts on Galera and Redis Cluster", ("test_scale_out.py",), needs_lab=True),
     Row("racing calls for the last room", ("test_storm.py",), "calls", needs_lab=True),
-)  # fmt: skip
+)
 
 
 def main(words: list[str]) -> int:
@@ -91,7 +93,7 @@ def _tests(row: Row, environment: dict[str, str]) -> Figures:
         files = [f"tests/faults/{name}" for name in row.files]
         command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report.name}", "-p", "no:cacheprovider", *files]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        cases = list(ElementTree.parse(report.name).iter("testcase")) if os.path.getsize(report.name) else []  # noqa: S314
+        cases = list(ElementTree.parse(report.name).iter("testcase")) if os.path.getsize(report.name) else []
     bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     if done.returncode != 0:
         print(done.stdout[-4000:], file=sys.stderr)
