@@ -23,7 +23,6 @@ from wsctl.audit import Auditor, Trail
 from wsctl.desired import desired
 from wsctl.errors import BackendError, NodeError, NotReady, PlanChanged, StaleGeneration, Unschedulable, WsctlError
 from wsctl.model import (
-    Home,
     Node,
     Placement,
     PlacementState,
@@ -32,7 +31,7 @@ from wsctl.model import (
     quarantine_name,
 )
 from wsctl.movework import Hands, Measured, MoveWork, Told, no_files
-from wsctl.moving import Move
+from wsctl.moving import Home, Move
 from wsctl.plan import (
     AwaitReady,
     BeginMove,
@@ -248,7 +247,7 @@ class _Run:
         if result is Conflict.PORT_TAKEN:
             raise PlanChanged(f"port {step.port} of {step.node} was given to somebody else")
         if isinstance(result, Conflict):
-            raise self._changed(step.user, step.generation)
+            raise self._stale(step.user, step.generation, ": somebody else changed it")
         self.placement = result
 
     def _begin_move(self, step: BeginMove) -> None:
@@ -263,7 +262,7 @@ class _Run:
         if result in (Conflict.NODE_FULL, Conflict.PORT_TAKEN):
             raise PlanChanged(f"{step.user} can't move to {step.node}: {_CONFLICTS[result]}")
         if isinstance(result, Conflict):
-            raise self._changed(step.user, step.generation)
+            raise self._stale(step.user, step.generation, ": somebody else changed it")
         self.placement = result
 
     def _swap(self, step: SwapPlacement) -> None:
@@ -379,15 +378,12 @@ class _Run:
         return self.spec
 
     @staticmethod
-    def _changed(user: str, generation: int, how: str = ": somebody else changed it") -> WsctlError:
+    def _stale(user: str, generation: int, how: str = " while this command worked on it") -> WsctlError:
         return StaleGeneration(
             f"the placement of {user} moved past generation {generation}{how}",
             hint=f"wsctl show {user}",
             details={"user": user, "generation": generation},
         )
-
-    def _stale(self, user: str, generation: int) -> WsctlError:
-        return self._changed(user, generation, " while this command worked on it")
 
 
 _FILES = (

@@ -360,15 +360,6 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
-    """The node that has the files of a user without a placement, and the last generation that the user had: whoever
-    acts upon these files says which they mean, for the user may have been placed and removed again since."""
-
-    node: str
-    generation: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class ClusterView:
     """Everything a decision may use. `last_node` is where the newest placement went (for round-robin); `homes` maps
     users without a placement to the node that still has their files, `home_generations` to the last generation they

@@ -11,16 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
-from wsctl.model import (
-    Capacity,
-    Home,
-    NodeState,
-    PlacementState,
-    ReadyProbe,
-    Resources,
-    container_name,
-    quarantine_name,
-)
+from wsctl.model import Capacity, NodeState, PlacementState, ReadyProbe, Resources, container_name, quarantine_name
+from wsctl.moving import Home
 from wsctl.text import clean
 
 
@@ -190,8 +182,7 @@ class Settle(Step):
 
 @dataclass(frozen=True, slots=True)
 class Release(Step):
-    """Delete the placement and give back its capacity and port; `keep_home` remembers where the files are. `home` is
-    what is forgotten of a user without a placement."""
+    """Delete the placement; `keep_home` remembers where the files are, `home` is what is forgotten of who has none."""
 
     sign: ClassVar[str] = "-"
     verb: ClassVar[str] = "release"

@@ -18,7 +18,6 @@ from wsctl.model import (
     Container,
     DamagedPlacement,
     EngineFacts,
-    Home,
     LeaseInfo,
     NodeMark,
     NodeState,
@@ -29,6 +28,7 @@ from wsctl.model import (
     Usage,
 )
 from wsctl.moveports import MoveStore, NodeFiles
+from wsctl.moving import Home
 from wsctl.records import AuditEntry, AuditRow, Conflict, RequestRecord
 from wsctl.reports import NodeReport
 from wsctl.signals import ContainerSigns, NetworkSample, Note

@@ -18,7 +18,8 @@ from places import Place
 
 import wsctl.store
 from wsctl.errors import BackendError
-from wsctl.model import Capacity, Home, NodeState, Placement, PlacementState, Resources
+from wsctl.model import Capacity, NodeState, Placement, PlacementState, Resources
+from wsctl.moving import Home
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import Actor, AuditEntry, AuditKind
 from wsctl.store import chain

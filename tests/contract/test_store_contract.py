@@ -16,8 +16,8 @@ import pytest
 from places import Place
 
 from wsctl.errors import SchemaError, WsctlError
-from wsctl.model import Capacity, Home, NodeState, Placement, PlacementState, Resources, Usage
-from wsctl.moving import Move
+from wsctl.model import Capacity, NodeState, Placement, PlacementState, Resources, Usage
+from wsctl.moving import Home, Move
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import Actor, AuditEntry, AuditKind
 from wsctl.signals import NetworkSample

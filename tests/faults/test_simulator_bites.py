@@ -18,7 +18,8 @@ from tests.worlds import copy_of_empty_database
 from wsctl import executor
 from wsctl.coordination.held import Held
 from wsctl.executor import _Run
-from wsctl.model import Capacity, Home
+from wsctl.model import Capacity
+from wsctl.moving import Home
 from wsctl.plan import PurgeData, Step
 from wsctl.planner import life
 from wsctl.store.store import SqlStore

@@ -14,7 +14,6 @@ from wsctl.model import (
     Activity,
     ClusterView,
     DamagedPlacement,
-    Home,
     NodeState,
     NodeView,
     Placement,
@@ -26,6 +25,7 @@ from wsctl.model import (
     Usage,
     WorkspaceSpec,
 )
+from wsctl.moving import Home
 from wsctl.plan import Claim, Plan, Release, Reserve
 from wsctl.planner import (
     Decision,

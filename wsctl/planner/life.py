@@ -7,7 +7,8 @@ Responsible for steps that are safe to repeat: each plan starts from what is obs
 from __future__ import annotations
 
 from wsctl.errors import NotFound, Refused, WsctlError
-from wsctl.model import ClusterView, Home, NodeState, Placement, PlacementState, WorkspaceSpec
+from wsctl.model import ClusterView, NodeState, Placement, PlacementState, WorkspaceSpec
+from wsctl.moving import Home
 from wsctl.plan import (
     AwaitReady,
     Claim,

@@ -1,7 +1,7 @@
 """Placements and what they take from their nodes: the half of the store that must never be wrong.
 
 Responsible for: reserve, claim, settle, release, and the counters they keep, each in one transaction. Not responsible
-for: connections and retries (`sqlite`, `mysql`), nor for deciding anything.
+for: where files stay (`homes`), connections and retries (`sqlite`, `mysql`), nor for deciding anything.
 
 How it stays right:
 
@@ -20,14 +20,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from wsctl.errors import BackendError
-from wsctl.model import Capacity, DamagedPlacement, Home, Placement, PlacementState, Resources, Usage
+from wsctl.model import Capacity, DamagedPlacement, Placement, PlacementState, Resources, Usage
+from wsctl.moving import Home
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import AuditEntry
 from wsctl.spots import Spot
 from wsctl.store import rows
-from wsctl.store.base import ATTEMPTS, ClusterRows, always_raced
+from wsctl.store.base import ATTEMPTS, always_raced
 from wsctl.store.counters import COUNTERS, SET_COUNTERS, Change, Shift, room, taken
 from wsctl.store.database import Duplicate, Raced, Row, Session
+from wsctl.store.homes import HomeRows
 
 T = TypeVar("T")
 
@@ -53,13 +55,7 @@ _NEXT = "(SELECT COALESCE(MAX(r.generation), 0) + 1 FROM retired r WHERE r.clust
 """The first generation of a user's next placement."""
 
 
-_HOMES = (
-    "SELECT h.user, h.node, COALESCE(r.generation, 0) FROM homes h "
-    "LEFT JOIN retired r ON r.cluster = h.cluster AND r.user = h.user"
-)
-
-
-class PlacementRows(ClusterRows):
+class PlacementRows(HomeRows):
     """The part of `ports.Store` about placements; see there for what each method promises."""
 
     # reading
@@ -99,19 +95,6 @@ class PlacementRows(ClusterRows):
     def route_generation(self) -> int:
         sql = "SELECT COALESCE(SUM(route_changes), 0) FROM node_usage WHERE cluster = ?"
         return int(self._database.read(lambda session: session.query(sql, (self._cluster,)))[0][0])
-
-    def homes(self) -> Mapping[str, str]:
-        return {user: home.node for user, home in self.known_homes().items()}
-
-    def known_homes(self) -> Mapping[str, Home]:
-        found = self._database.read(lambda session: session.query(f"{_HOMES} WHERE h.cluster = ?", (self._cluster,)))
-        return {user: Home(node, int(generation)) for user, node, generation in found}
-
-    def home(self, user: str) -> Home | None:
-        placed = "SELECT 1 FROM placements p WHERE p.cluster = h.cluster AND p.user = h.user"
-        sql = f"{_HOMES} WHERE h.cluster = ? AND h.user = ? AND NOT EXISTS ({placed})"
-        found = self._database.read(lambda session: session.query(sql, (self._cluster, user)))
-        return Home(found[0][1], int(found[0][2])) if found else None
 
     # writing
 
@@ -301,32 +284,10 @@ class PlacementRows(ClusterRows):
                 self._make_node_row(missing.node)
         raise always_raced()
 
-    def _forget_home(self, session: Session, user: str) -> None:
-        session.execute("DELETE FROM homes WHERE cluster = ? AND user = ?", (self._cluster, user))
-
-    def _forget_this_home(self, session: Session, user: str, home: Home, audit: Sequence[AuditEntry]) -> bool:
-        """False if the user's home is another one by now."""
-        key = (self._cluster, user)
-        rows = session.query(f"SELECT node FROM homes WHERE cluster = ? AND user = ?{self._dialect.locked}", key)
-        if not rows:
-            return True
-        sql = "SELECT COALESCE(MAX(generation), 0) FROM retired WHERE cluster = ? AND user = ?"
-        ((last,),) = session.query(sql, key)
-        # Who changes that writes the home next: they wait for us now, or were seen.
-        if Home(rows[0][0], int(last)) != home:
-            return False
-        self._forget_home(session, user)
-        self._log.append(session, audit)
-        return True
-
     def _retire(self, session: Session, user: str, generation: int) -> None:
         """The user's next placement begins behind this generation."""
         retire = self._dialect.upsert("retired", ["cluster", "user"], ["generation"])
         session.execute(retire, (self._cluster, user, generation))
-
-    def _remember_home(self, session: Session, user: str, node: str) -> None:
-        sql = f"INSERT INTO homes (cluster, user, node, since) VALUES (?, ?, ?, {self._dialect.now})"
-        session.execute(sql, (self._cluster, user, node))
 
     def _find(self, session: Session, user: str) -> Placement | None:
         sql = f"SELECT {rows.PLACEMENT_COLUMNS} FROM placements WHERE cluster = ? AND user = ?"
