@@ -311,8 +311,7 @@ class App:
         return self.fleet.repository(node, self.backup_environment)
 
     def clock_of(self, store: SqlStore) -> Clock:
-        """The time that is recorded and decided by: the database's, so that a wrong clock here does no harm. SQLite
-        has this machine's anyway."""
+        """The time that is recorded and decided by: the database's, so that a wrong clock here does no harm."""
         if self.inventory.state.url.startswith("sqlite:"):
             return self.wiring.clock
         if self._clock is None:
