@@ -41,12 +41,16 @@ class GaleraMember(MariaDB):
     def command(self) -> list[str]:
         here, ports = self.address, GALERA_PORTS
         peers = ",".join(f"{address}:{ports['group']}" for address in self.addresses)
-        # Half of Debian's patience: a killed member is given up after two seconds.
         provider = [
-            f"gmcast.listen_addr=tcp://{here}:{ports['group']}", f"ist.recv_addr={here}:{ports['increments']}",
-            "gcache.size=16M", "evs.keepalive_period=PT0.5S", "evs.inactive_check_period=PT0.5S",
-            "evs.suspect_timeout=PT2S", "evs.inactive_timeout=PT5S",
-        ]  # fmt: skip
+            f"gmcast.listen_addr=tcp://{here}:{ports['group']}",
+            f"ist.recv_addr={here}:{ports['increments']}",
+            "gcache.size=16M",
+            # Less patient than by default, so that tests are: who is silent is given up after 3 s, at the latest after 8.
+            "evs.keepalive_period=PT0.5S",
+            "evs.inactive_check_period=PT0.5S",
+            "evs.suspect_timeout=PT3S",
+            "evs.inactive_timeout=PT8S",
+        ]
         fixed = [
             part
             for part in super().command()

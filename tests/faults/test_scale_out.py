@@ -226,11 +226,14 @@ def test_a_server_without_the_majority_is_left_for_another(
     try:
         assert store.placements() == []
         alone.sql("SET GLOBAL wsrep_provider_options = 'gmcast.isolate=1'")
-        eventually(lambda: alone.status("wsrep_cluster_status") == "non-Primary", timeout_s=20)
+        eventually(lambda: alone.status("wsrep_cluster_status") == "non-Primary", timeout_s=40)
+        first = galera.members["galera1"]
+        assert isinstance(first, GaleraMember)
+        eventually(lambda: first.status("wsrep_cluster_size") == "2" and first.ready(), timeout_s=40)
         assert store.placements() == []
         with pytest.raises(BackendError, match="isn't part of its cluster's majority"):
             opened("galera3")
     finally:
         store.close()
         alone.sql("SET GLOBAL wsrep_provider_options = 'gmcast.isolate=0'")
-        eventually(alone.ready, timeout_s=20)
+        eventually(alone.ready, timeout_s=40)

@@ -179,9 +179,11 @@ class MysqlDatabase:
                 except errors.CAUGHT as error:
                     if errors.is_lost(error):
                         self._lose(connection)
-                        # Elsewhere however long this one was waited for, but to no member twice.
+                        # Elsewhere however long this one was waited for, but to no member twice; unless they are just
+                        # finding out who is left of them.
                         lost += not kept
-                        again = kept or lost < len(self._target.hosts)
+                        changing = errors.code_of(error) == errors.NOT_READY and len(self._target.hosts) > 1
+                        again = kept or lost < len(self._target.hosts) or (changing and time.monotonic() <= give_up)
                     else:
                         self._undo_and_keep(connection)
                         again = errors.code_of(error) in errors.TRY_AGAIN and time.monotonic() <= give_up

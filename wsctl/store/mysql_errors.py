@@ -18,7 +18,8 @@ CAUGHT: tuple[type[Exception], ...] = (pymysql.err.MySQLError, OSError)
 DUPLICATE = 1062
 TRY_AGAIN = frozenset({1020, 1205, 1213})
 """Changed since read, lock wait timeout, deadlock (also Galera's refusal at COMMIT): the transaction is undone."""
-LOST = frozenset({1047, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
+NOT_READY = 1047
+LOST = frozenset({NOT_READY, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
 """The connection is of no use any more; 1047: its member of a Galera cluster has left the majority."""
 DOUBTFUL = frozenset({1180})
 """At COMMIT: a member of a Galera cluster lost the others while it asked them, and doesn't know what they decided."""
