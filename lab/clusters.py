@@ -45,7 +45,7 @@ class GaleraMember(MariaDB):
             f"gmcast.listen_addr=tcp://{here}:{ports['group']}",
             f"ist.recv_addr={here}:{ports['increments']}",
             "gcache.size=16M",
-            # Less patient than by default, so that tests are: who is silent is given up after 3 s, at the latest after 8.
+            # Less patient than by default, for the tests: who is silent is given up after 3 s, or at last after 8.
             "evs.keepalive_period=PT0.5S",
             "evs.inactive_check_period=PT0.5S",
             "evs.suspect_timeout=PT3S",
