@@ -2,7 +2,7 @@
 
 Responsible for: looking at the whole cluster, leaving out users on whom somebody acts right now, and repairing through
 the one pipeline, under each user's lease and after a second look. Not responsible for: what is wrong and what helps
-(`planner.reconcile`), the effects (`executor`), what dead callers left (`leftovers`), the map's text (`published`), nor
+(`planner.reconcile`), the effects (`executor`), what dead callers left (`departed`), the map's text (`published`), nor
 for asking anybody.
 """
 
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from wsctl import observe
 from wsctl.audit import Auditor
+from wsctl.departed import Departed
 from wsctl.errors import LeaseHeld, WsctlError
-from wsctl.leftovers import Leftovers
 from wsctl.model import ClusterView, Container, LeaseInfo, Usage, WorkspaceSpec
 from wsctl.plan import Plan, Work
 from wsctl.planner import Decision, Difference, Kind, Rules, differences, plan_repair
 from wsctl.planner.claims import Copy, all_claims
-from wsctl.planner.leftovers import USER_LEASE
+from wsctl.planner.departed import USER_LEASE
 from wsctl.published import PublishedMap
 from wsctl.text import clean
 from wsctl.workflow import Operation, Options, Outcome, Workflow, World
@@ -65,7 +65,7 @@ class Reconciler:
         is_gone: Callable[[str], bool] = lambda holder: False,
     ) -> None:
         self._world = world
-        self._leftovers = Leftovers(world, is_gone, request_id)
+        self._departed = Departed(world, is_gone, request_id)
         self._rules = rules
         self._users = users
         self._published = published
@@ -77,7 +77,7 @@ class Reconciler:
         """Ask every node once, and compare. The database is read before and after: who changed meanwhile is busy."""
         world, known = self._world, self._workflow.knowledge
         held = world.leases.ls()
-        left = self._leftovers.look(held, self._users)
+        left = self._departed.look(held, self._users)
         busy = self._leased(held)
         before = self._snapshot()
         known.ask(before, before.nodes)
@@ -168,16 +168,16 @@ class Reconciler:
 
     def _leased(self, held: Sequence[LeaseInfo]) -> set[str]:
         """Users on whom somebody who lives acts."""
-        names = (lease.name for lease in held if not self._leftovers.is_dead(lease))
+        names = (lease.name for lease in held if not self._departed.is_dead(lease))
         return {name.removeprefix(USER_LEASE) for name in names if name.startswith(USER_LEASE)}
 
     def _break(self, difference: Difference) -> Repair | None:
         if not difference.safe:
             return Repair(difference)
-        return Repair(difference, repaired=True) if self._leftovers.break_lease(difference) else None
+        return Repair(difference, repaired=True) if self._departed.break_lease(difference) else None
 
     def _end(self, difference: Difference, unsettled: set[str]) -> Repair:
-        return Repair(difference, repaired=self._leftovers.end_request(difference, unsettled))
+        return Repair(difference, repaired=self._departed.end_request(difference, unsettled))
 
     def _recount(self, difference: Difference) -> Repair | None:
         world, node = self._world, difference.node or ""

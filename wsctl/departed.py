@@ -1,7 +1,7 @@
 """Taking away what dead callers left: their leases, and requests that never ended.
 
 Responsible for: looking for both, and for breaking the ones and ending the others, with audit rows. Not responsible
-for: which of them are left behind (`planner.leftovers`), nor for users' workspaces (`reconciler`).
+for: which of them are left behind (`planner.departed`), nor for users' workspaces (`reconciler`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from wsctl.audit import Auditor
 from wsctl.model import LeaseInfo
 from wsctl.plan import Work
 from wsctl.planner import Difference
-from wsctl.planner.leftovers import left_lease, left_requests, open_intents
+from wsctl.planner.departed import left_lease, left_requests, open_intents
 from wsctl.records import AuditEntry, AuditKind
 from wsctl.workflow import World
 
 
-class Leftovers:
+class Departed:
     """One run. `is_gone` says of a lease's holder that it was a process of this machine and is no more."""
 
     def __init__(self, world: World, is_gone: Callable[[str], bool], request_id: str | None = None) -> None:

@@ -1,7 +1,7 @@
 """What dead callers leave besides placements: leases that nobody will give back, requests without an end.
 
 Responsible for: telling them from those somebody still works with. Not responsible for: finding out who is dead, nor
-for taking anything away (`wsctl.leftovers`).
+for taking anything away (`wsctl.departed`).
 """
 
 from __future__ import annotations
