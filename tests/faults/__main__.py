@@ -93,7 +93,9 @@ def _tests(row: Row, environment: dict[str, str]) -> Figures:
     began = time.monotonic()
     with tempfile.NamedTemporaryFile(suffix=".xml") as report:
         files = [f"tests/faults/{name}" for name in row.files]
-        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report.name}", "-p", "no:cacheprovider", *files]
+        # The older form of the report is the one that has properties of single tests.
+        options = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={report.name}"]
+        command = [sys.executable, "-m", "pytest", *options, *files]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         cases = list(ElementTree.parse(report.name).iter("testcase")) if os.path.getsize(report.name) else []
     bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
