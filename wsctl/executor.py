@@ -210,16 +210,11 @@ class _Run:
         return replace(self._placed(), state=step.state) if isinstance(step, Settle) else None
 
     def _fence(self, user: str, home: Home | None = None) -> None:
-        """Raise `StaleGeneration` unless the placement is as this run left it, or there is still none and the user's
-        files are those of `home`."""
-        if home is not None:
-            if self.executor.store.home(user) != home:
-                raise self._stale(user, home.generation)
-            return
-        now = self.executor.store.placement(user)
-        ours = self.placement.generation if self.placement is not None else 0
-        if (now.generation if now is not None else 0) != ours:
-            raise self._stale(user, ours)
+        """Raise `StaleGeneration` unless the placement, or without one the user's `home`, is as this run knows it."""
+        store, ours = self.executor.store, self.placement or home
+        now = store.placement(user) if home is None else store.home(user)
+        if (now.generation if now else 0) != (ours.generation if ours else 0) or (home and now != home):
+            raise self._stale(user, ours.generation if ours else 0)
 
     def _reserve(self, step: Reserve) -> None:
         wanted = Reservation(
