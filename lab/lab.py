@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lab import cgroups, description, engine, network, packages
+from lab import cgroups, clusters, description, engine, network, packages
 from lab.description import Description, NodeDescription
 from lab.image import BuiltImage, build
 from lab.machine import remove_tree
@@ -181,6 +181,16 @@ class Lab(LabView):
         for node in self._nodes(what).values():
             node.undo_faults()
         self.up(len(what.nodes), services=what.services)
+        for kind in clusters.NAMES:
+            if self.cluster(kind).exists:
+                self.cluster(kind).up()
+
+    def start_cluster(self, name: str) -> clusters.Cluster:
+        """Start, or repair, a cluster of services: `galera`, `redis-cluster` or `redis-sentinel`."""
+        packages.ensure(True, self._say)
+        made = self.cluster(name)
+        made.up()
+        return made
 
     # --- faults ------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,18 @@ NODE_PACKAGES = (
     "procps",
     "e2fsprogs",
 )
-SERVICE_PACKAGES = ("mariadb-server", "redis-server", "nginx", "libnginx-mod-http-lua", "openssl", "curl", "wrk")
+SERVICE_PACKAGES = (
+    "mariadb-server",
+    "galera-4",
+    "redis-server",
+    "nginx",
+    "libnginx-mod-http-lua",
+    "openssl",
+    "curl",
+    "wrk",
+    "lsof",  # a member of a Galera cluster that is filled looks who listens
+    "faketime",
+)
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lab import description, image, network
+from lab import clusters, description, image, network
 from lab.description import Description
 from lab.inventory import inventory_text
 from lab.node import LabNode
@@ -137,10 +137,17 @@ class LabView:
         ]
 
     def service(self, name: str) -> Service:
-        """`mariadb`, `redis` or `nginx`."""
+        """`mariadb`, `redis` or `nginx`, or a member of a cluster."""
         if name not in SERVICES:
-            raise LabError(f"no service {name!r}, only {', '.join(SERVICES)}")
+            members = {m.name: m for kind in clusters.NAMES for m in self.cluster(kind).members.values()}
+            if name not in members:
+                raise LabError(f"no service {name!r}, only {', '.join([*SERVICES, *members])}")
+            return members[name]
         return SERVICES[name](self.folder, f"{self.group}/control", self._port(name))
+
+    def cluster(self, name: str) -> clusters.Cluster:
+        """`galera`, `redis-cluster` or `redis-sentinel`; none of them runs before its `up`."""
+        return clusters.make(name, self.folder, f"{self.group}/control", self._description().number)
 
     def _nginx(self) -> Nginx:
         service = self.service("nginx")

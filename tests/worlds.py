@@ -187,9 +187,10 @@ def _template() -> sqlite3.Connection:
 
 @dataclass
 class Commands:
-    """The verbs, as the command layer asks the workflow for them."""
+    """The verbs, as the command layer asks the workflow for them. `is_gone` says of a process that it is no more."""
 
     world: World
+    is_gone: Callable[[str], bool] = lambda who: False
 
     def operation(self, verb: str, users: Sequence[str], decide: Callable[..., Decision], **more: Any) -> Operation:
         """An operation on users that `decide(user, spec, view)` decides about."""
@@ -258,7 +259,7 @@ class Commands:
     def reconcile(self, *users: str, adopt: str | None = None, **options: Any) -> list[Repair]:
         """`options` are the Reconciler's."""
         rules = Rules(adopt=adopt, named=bool(users))
-        run = Reconciler(self.world, rules=rules, users=users or None, **options)
+        run = Reconciler(self.world, rules=rules, users=users or None, is_gone=self.is_gone, **options)
         return run.repair(run.look())
 
     def cordon(self, *nodes: str, **options: Any) -> list[Outcome]:

@@ -85,6 +85,7 @@ class App:
         self.wiring = wiring
         self._inventory_path = inventory_path
         self._stack = ExitStack()
+        self._clock: Clock | None = None
 
     def close(self) -> None:
         """Close everything that was opened, last first."""
@@ -269,6 +270,16 @@ class App:
         """The repository of backups as the node reaches it. Raises as `backup_environment`, and `NodeError`."""
         return self.fleet.repository(node, self.backup_environment)
 
+    def clock_of(self, store: SqlStore) -> Clock:
+        """The time that is recorded and decided by: the database's, so that a wrong clock here does no harm."""
+        if self.inventory.state.url.startswith("sqlite:"):
+            return self.wiring.clock
+        if self._clock is None:
+            from wsctl.sharedclock import SharedClock
+
+            self._clock = SharedClock(store.database_time, self.wiring.clock, self.out.warn)
+        return self._clock
+
     def world(
         self,
         *,
@@ -289,7 +300,7 @@ class App:
             store=store,
             leases=self.leases,
             engines=self.fleet.engine,
-            clock=self.wiring.clock,
+            clock=self.clock_of(store),
             actor=self.actor,
             starting=self.starting,
             files=lambda: self.fleet.files,

@@ -31,7 +31,7 @@ from wsctl.model import (
     quarantine_name,
 )
 from wsctl.movework import Hands, Measured, MoveWork, Told, no_files
-from wsctl.moving import Move
+from wsctl.moving import Home, Move
 from wsctl.plan import (
     AwaitReady,
     BeginMove,
@@ -195,7 +195,7 @@ class _Run:
         if isinstance(step, StopContainer):
             self.executor.last_look(step.user)  # before the fence, behind which nothing may take time
         if isinstance(step, _FENCED):
-            self._fence(step.user)
+            self._fence(step.user, step.home if isinstance(step, PurgeData) else None)
         self.doing[type(step)](step)
         self.is_recorded = True
         if is_last and not with_end:
@@ -213,12 +213,12 @@ class _Run:
         """The placement that the last step of the work leads to."""
         return replace(self._placed(), state=step.state) if isinstance(step, Settle) else None
 
-    def _fence(self, user: str) -> None:
-        """Raise `StaleGeneration` unless the placement is as this run left it (or there is still none)."""
-        now = self.executor.store.placement(user)
-        ours = self.placement.generation if self.placement is not None else 0
-        if (now.generation if now is not None else 0) != ours:
-            raise self._stale(user, ours)
+    def _fence(self, user: str, home: Home | None = None) -> None:
+        """Raise `StaleGeneration` unless the placement, or without one the user's `home`, is as this run knows it."""
+        store, ours = self.executor.store, self.placement or home
+        now = store.placement(user) if home is None else store.home(user)
+        if (now.generation if now else 0) != (ours.generation if ours else 0) or (home and now != home):
+            raise self._stale(user, ours.generation if ours else 0)
 
     def _reserve(self, step: Reserve) -> None:
         wanted = Reservation(
@@ -349,8 +349,11 @@ class _Run:
 
     def _release(self, step: Release) -> None:
         generation = self.placement.generation if self.placement is not None else 0
-        if not self.executor.store.release(step.user, generation, keep_home=step.keep_home, audit=self.entries):
-            raise self._stale(step.user, generation)
+        released = self.executor.store.release(
+            step.user, generation, keep_home=step.keep_home, home=step.home, audit=self.entries
+        )
+        if not released:
+            raise self._stale(step.user, step.home.generation if step.home is not None else generation)
         self.placement = None
 
     def _mark(self, step: MarkNode) -> None:

@@ -367,7 +367,8 @@ class NodeView:
 @dataclass(frozen=True, slots=True)
 class ClusterView:
     """Everything a decision may use. `last_node` is where the newest placement went (for round-robin); `homes` maps
-    users without a placement to the node that still has their files; `damaged` are users whose row can't be read;
+    users without a placement to the node that still has their files, `home_generations` to the last generation they
+    had; `damaged` are users whose row can't be read;
     `moves` were begun and not ended, `kept` are copies of files that moves made or left."""
 
     cluster: str
@@ -378,6 +379,7 @@ class ClusterView:
     damaged: Mapping[str, DamagedPlacement] = field(default_factory=dict)
     moves: Mapping[str, Move] = field(default_factory=dict)
     kept: tuple[KeptCopy, ...] = ()
+    home_generations: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,10 +393,12 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class LeaseInfo:
-    """Who holds what, since when, for which command, and until when if it isn't renewed."""
+    """Who holds what, since when, for which command, and until when if it isn't renewed. One that is `endless` was made
+    by somebody else than wsctl, and never runs out."""
 
     name: str
     holder: str
     command: str
     acquired_at: datetime
     expires_at: datetime
+    endless: bool = False

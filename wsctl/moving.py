@@ -1,4 +1,4 @@
-"""What a move of a user is made of, as values: the move, the copies it leaves, one pass of copying.
+"""Where a user's files are, and what a move of them is made of, as values: the move, the copies it leaves, one pass.
 
 Responsible for: these values, and when copying again is worth it. Not responsible for: which steps a move has
 (`planner.migrate`), nor for doing them. Below everything else: standard library only.
@@ -20,6 +20,15 @@ last pass looks through them in any case."""
 MOST_PASSES = 5
 SHRINKS = 0.7
 """A pass that copied more than this share of what the one before it did shows that the user writes as fast as we do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The node that has the files of a user without a placement, and the last generation that the user had: whoever
+    acts upon these files says which they mean, for the user may have been placed and removed again since."""
+
+    node: str
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

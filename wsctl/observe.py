@@ -56,7 +56,10 @@ def snapshot(cluster: str, nodes: Mapping[str, Node], store: Store) -> ClusterVi
     }
     damage = {row.user: row for row in damaged}
     kept = tuple(store.kept_copies())
-    return ClusterView(cluster, views, placements, store.last_node(), store.homes(), damage, moves, kept)
+    known = store.known_homes()
+    homes = {user: home.node for user, home in known.items()}
+    generations = {user: home.generation for user, home in known.items()}
+    return ClusterView(cluster, views, placements, store.last_node(), homes, damage, moves, kept, generations)
 
 
 def ask_node(engine: Engine, images: Collection[str]) -> Observation:

@@ -1,4 +1,4 @@
-"""Who is at the keyboard: the OS user, the one behind sudo, and where their SSH session came from.
+"""Who is at the keyboard: the OS user, the one behind sudo, and where their SSH session came from; and who left.
 
 Responsible for: reading that off the process, as far as the system tells. Not responsible for: proving it: whoever may
 run wsctl may set an environment, and what is recorded is what a decent operator left there.
@@ -26,6 +26,21 @@ def actor(environment: Mapping[str, str], proc: Path = Path("/proc")) -> Actor:
         ssh_origin=_address(environment.get("SSH_CONNECTION")) or _origin_of_ancestors(proc),
         process=f"{socket.gethostname()}:{os.getpid()}",
     )
+
+
+def is_gone(who: str) -> bool:
+    """Whether `who`, an `Actor` as text, was a process of this machine that is no more. Of other machines nobody knows,
+    and neither of a process whose number another one has by now."""
+    host, _, number = who.rpartition("@")[2].rpartition(":")
+    if host != socket.gethostname() or not (number.isascii() and number.isdigit()):
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
 
 
 def _login() -> str:

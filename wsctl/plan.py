@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from wsctl.model import Capacity, NodeState, PlacementState, ReadyProbe, Resources, container_name, quarantine_name
+from wsctl.moving import Home
 from wsctl.text import clean
 
 
@@ -162,6 +163,7 @@ class PurgeData(Step):
     verb: ClassVar[str] = "purge"
     host_root: str
     image: str
+    home: Home | None = None
 
     def text(self) -> str:
         return f"{self.host_root.rstrip('/')}/{self.user} on {self.node}, all files, for good"
@@ -180,11 +182,12 @@ class Settle(Step):
 
 @dataclass(frozen=True, slots=True)
 class Release(Step):
-    """Delete the placement and give back its capacity and port; `keep_home` remembers where the files are."""
+    """Delete the placement; `keep_home` remembers where the files are, `home` is what is forgotten of who has none."""
 
     sign: ClassVar[str] = "-"
     verb: ClassVar[str] = "release"
     keep_home: bool | None = True
+    home: Home | None = None
 
     def text(self) -> str:
         return f"{self.user} from {self.node}"

@@ -28,6 +28,7 @@ from wsctl.model import (
     Usage,
 )
 from wsctl.moveports import MoveStore, NodeFiles
+from wsctl.moving import Home
 from wsctl.records import AuditEntry, AuditRow, Conflict, RequestRecord
 from wsctl.reports import NodeReport
 from wsctl.signals import ContainerSigns, NetworkSample, Note
@@ -212,20 +213,36 @@ class Store(MoveStore, Protocol):
         """End an operation: set `state` if the placement still has `generation`, which stays. Entering `stopped` gives
         memory and CPU back. False if the generation moved."""
 
-    def release(self, user: str, generation: int, *, keep_home: bool | None, audit: Sequence[AuditEntry] = ()) -> bool:
+    def release(
+        self,
+        user: str,
+        generation: int,
+        *,
+        keep_home: bool | None,
+        home: Home | None = None,
+        audit: Sequence[AuditEntry] = (),
+    ) -> bool:
         """Delete the placement and give back all it took, if it still has `generation`. False if it moved; True if
         the placement is gone already. `keep_home` True remembers the node as the user's home (their files are still
         there), False forgets any home, None leaves what is remembered as it is. With the placement gone already, only a
-        release that was decided on there being none (`generation` 0) may forget the home.
+        release that was decided on there being none (`generation` 0) forgets a home, and only the one that it names:
+        False if the user has another by now.
         """
 
     def remember_home(self, user: str, node: str, *, audit: Sequence[AuditEntry] = ()) -> bool:
-        """Record that the files of a user without a placement are on `node`; False if the user has a placement."""
+        """Record that the files of a user without a placement are on `node`, and are others from now on: it counts as a
+        generation. False if the user has a placement."""
 
     def homes(self) -> Mapping[str, str]:
         """Users whose files stayed on a node when they were removed: user to node. Means nothing for users who have
         a placement again.
         """
+
+    def known_homes(self) -> Mapping[str, Home]:
+        """The same, with the last generation that each user had."""
+
+    def home(self, user: str) -> Home | None:
+        """One user's home; None for who has none, or is placed. One statement, so both are of the same moment."""
 
     def marks(self) -> Mapping[str, NodeMark]:
         """What operators recorded about nodes."""
@@ -299,6 +316,10 @@ class Store(MoveStore, Protocol):
 
     def finish_request(self, request_id: str, answer: str) -> None:
         """Record the first result (JSON) of a request id; a second one is ignored."""
+
+    def unanswered_requests(self) -> list[RequestRecord]:
+        """Request ids without a first result, oldest first, a hundred at most: of callers that are at work, failed, or
+        died."""
 
     def database_time(self) -> datetime:
         """The database's clock (SQLite: this machine's)."""

@@ -2,7 +2,8 @@
 
 Responsible for: looking at the whole cluster, leaving out users on whom somebody acts right now, and repairing through
 the one pipeline, under each user's lease and after a second look. Not responsible for: what is wrong and what helps
-(`planner.reconcile`), the effects (`executor`), the map's text (`published`), nor for asking anybody.
+(`planner.reconcile`), the effects (`executor`), what dead callers left (`departed`), the map's text (`published`), nor
+for asking anybody.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from dataclasses import dataclass
 
 from wsctl import observe
 from wsctl.audit import Auditor
+from wsctl.departed import Departed
 from wsctl.errors import LeaseHeld, WsctlError
-from wsctl.model import ClusterView, Container, Usage, WorkspaceSpec
+from wsctl.model import ClusterView, Container, LeaseInfo, Usage, WorkspaceSpec
 from wsctl.plan import Plan, Work
 from wsctl.planner import Decision, Difference, Kind, Rules, differences, plan_repair
 from wsctl.planner.claims import Copy, all_claims
+from wsctl.planner.departed import USER_LEASE
 from wsctl.published import PublishedMap
 from wsctl.text import clean
 from wsctl.workflow import Operation, Options, Outcome, Workflow, World
 
-USER_LEASE = "user:"
+LEFT = (Kind.LEFT_LEASE, Kind.LEFT_REQUEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +46,13 @@ class Picture:
     @property
     def targets(self) -> tuple[str, ...]:
         """Users for whom there is something to do."""
-        return tuple(sorted({d.user for d in self.differences if d.safe and d.user is not None}))
+        users = {d.user for d in self.differences if d.safe and d.kind not in LEFT}
+        return tuple(sorted(user for user in users if user is not None))
 
 
 class Reconciler:
-    """One run. `users` limits it (None: everybody and everything), `published` is the map file to compare."""
+    """One run. `users` limits it (None: everybody and everything), `published` is the map file to compare, `is_gone`
+    says of a lease's holder that it was a process of this machine and is no more."""
 
     def __init__(
         self,
@@ -57,8 +62,10 @@ class Reconciler:
         users: Sequence[str] | None = None,
         published: PublishedMap | None = None,
         request_id: str | None = None,
+        is_gone: Callable[[str], bool] = lambda holder: False,
     ) -> None:
         self._world = world
+        self._departed = Departed(world, is_gone, request_id)
         self._rules = rules
         self._users = users
         self._published = published
@@ -69,17 +76,22 @@ class Reconciler:
     def look(self) -> Picture:
         """Ask every node once, and compare. The database is read before and after: who changed meanwhile is busy."""
         world, known = self._world, self._workflow.knowledge
-        busy = self._leased()
+        held = world.leases.ls()
+        left = self._departed.look(held, self._users)
+        busy = self._leased(held)
         before = self._snapshot()
         known.ask(before, before.nodes)
         view = known.applied_to(self._snapshot())
         users = {*before.placements, *view.placements}
-        busy |= self._leased() | {u for u in users if before.placements.get(u) != view.placements.get(u)}
+        busy |= self._leased(world.leases.ls()) | {
+            u for u in users if before.placements.get(u) != view.placements.get(u)
+        }
         found = differences(view, self._spec, self._rules, users=self._users, leave_out=busy)
         counted = {name: node.usage for name, node in before.nodes.items()}
         found = [d for d in found if d.kind is not Kind.WRONG_COUNT or _still(d, counted, view)]
         if self._published is not None:
             found += self._published.differences(world.store)
+        found += left
         concerned = busy if self._users is None else busy & set(self._users)
         return Picture(tuple(found), tuple(sorted(concerned)))
 
@@ -87,9 +99,9 @@ class Reconciler:
         """What `repair` would do, and what it would leave to operators."""
         outcomes = self._workflow.run(self._operation(picture), Options(dry_run=True)) if picture.targets else []
         notes = [
-            clean(f"{d.kind} {d.user or d.node or 'the map'}: {d.detail}; {d.fix}")
+            clean(f"{d.kind} {d.user or d.node or _WHAT[d.kind]}: {d.detail}; {d.fix}")
             for d in picture.differences
-            if not d.safe or d.user is None
+            if not d.safe or d.user is None or d.kind in LEFT
         ]
         return Plan(tuple(o.work for o in outcomes if o.work is not None), tuple(notes))
 
@@ -100,17 +112,23 @@ class Reconciler:
         """
         miscounted = [d for d in picture.differences if d.kind is Kind.WRONG_COUNT]
         counted: list[Repair | None] = []
+        broken: list[Repair | None] = []
 
         def begin(plan: Plan) -> None:
             if confirm is not None:
                 confirm(plan)
+            # Before everything: in what dead callers hold, nobody can be repaired.
+            broken.extend(self._break(d) for d in picture.differences if d.kind is Kind.LEFT_LEASE)
             # Before the users: a node that only seems full takes nobody.
             counted.extend(self._recount(difference) for difference in miscounted)
 
         outcomes = self._repair_users(picture, begin, asks=confirm is not None)
-        rest = [d for d in picture.differences if d.kind not in (Kind.WRONG_COUNT, Kind.STALE_ROUTE)]
+        rest = [d for d in picture.differences if d.kind not in (Kind.WRONG_COUNT, Kind.STALE_ROUTE, *LEFT)]
         repairs = [_became(d, outcomes.get(d.user or "")) for d in rest]
-        repairs += counted
+        repairs += counted + broken
+        unsettled = {repair.difference.user or "" for repair in repairs if repair is not None and not repair.repaired}
+        requests = [d for d in picture.differences if d.kind is Kind.LEFT_REQUEST]
+        repairs += [self._end(difference, unsettled | set(picture.busy)) for difference in requests]
         if self._published is not None:
             repairs.append(self._publish(self._published))
         return [repair for repair in repairs if repair is not None]
@@ -148,9 +166,18 @@ class Reconciler:
     def _snapshot(self) -> ClusterView:
         return observe.snapshot(self._world.cluster, self._world.nodes, self._world.store)
 
-    def _leased(self) -> set[str]:
-        held = (lease.name for lease in self._world.leases.ls())
-        return {name.removeprefix(USER_LEASE) for name in held if name.startswith(USER_LEASE)}
+    def _leased(self, held: Sequence[LeaseInfo]) -> set[str]:
+        """Users on whom somebody who lives acts."""
+        names = (lease.name for lease in held if not self._departed.is_dead(lease))
+        return {name.removeprefix(USER_LEASE) for name in names if name.startswith(USER_LEASE)}
+
+    def _break(self, difference: Difference) -> Repair | None:
+        if not difference.safe:
+            return Repair(difference)
+        return Repair(difference, repaired=True) if self._departed.break_lease(difference) else None
+
+    def _end(self, difference: Difference, unsettled: set[str]) -> Repair:
+        return Repair(difference, repaired=self._departed.end_request(difference, unsettled))
 
     def _recount(self, difference: Difference) -> Repair | None:
         world, node = self._world, difference.node or ""
@@ -169,6 +196,10 @@ class Reconciler:
         except WsctlError as error:
             return Repair(stale[0], error=error)
         return Repair(stale[0], repaired=True)
+
+
+_WHAT = {Kind.STALE_ROUTE: "the map", Kind.LEFT_LEASE: "nobody", Kind.LEFT_REQUEST: "several users"}
+"""What a difference is about that is about no user and no node."""
 
 
 def _still(difference: Difference, before: Mapping[str, Usage], view: ClusterView) -> bool:

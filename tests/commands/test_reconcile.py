@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import pytest
 from tests.builders import CLUSTER
 from tests.commands.conftest import INVENTORY, Desk
 from wsctl.errors import EngineError
+from wsctl.store.sqlite import DIALECT
 
 FIELDS = {"kind", "user", "node", "detail", "fix", "repaired"}
 
@@ -325,3 +330,103 @@ def test_a_placement_that_must_not_reach_nginx(published: tuple[Desk, Path]) -> 
 
 def test_a_folder_is_no_map(team: Desk) -> None:
     assert team("reconcile", "--map", ".").code == 2
+
+
+# ------------------------------------------------------------------------------------------------- what the dead left
+
+
+def gone_process() -> int:
+    """The number of a process that has just ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def hold(desk: Desk, name: str, holder: str, *, for_s: float = 1.0) -> None:
+    """A lease that was taken `for_s` seconds ago, and renewed since."""
+    assert desk.hold(name, holder=holder) == []
+    began = desk.clock.now() - timedelta(seconds=for_s)
+    desk.sql("UPDATE leases SET acquired_at = ? WHERE name = ?", DIALECT.encode_time(began), name)
+
+
+def test_the_lease_of_a_dead_process_is_broken_and_its_user_repaired_in_the_same_run(team: Desk) -> None:
+    lose(team, "alice")
+    hold(team, "user:alice", f"root@{socket.gethostname()}:{gone_process()}")
+    result = team("reconcile", "-o", "json")
+    assert result.code == 0, result.err
+    assert [(item["kind"], item["user"], item["repaired"]) for item in result.items] == [
+        ("missing", "alice", True),
+        ("left-lease", "alice", True),
+    ]
+    assert team.ok("lease", "ls", "-o", "json").items == []
+    assert team.ok("reconcile", "-o", "json").items == []
+    assert ("reconcile", "user:alice", "broken") in {
+        (row["verb"], row["target"], row["action"]) for row in team.ok("audit", "-o", "json").items
+    }
+
+
+@pytest.mark.parametrize(
+    "holder",
+    ["root@elsewhere:1", f"root@{socket.gethostname()}:{os.getpid()}", "nobody knows"],
+    ids=["elsewhere", "alive", "odd"],
+)
+def test_a_lease_of_somebody_who_may_live_is_left_alone(team: Desk, holder: str) -> None:
+    lose(team, "alice")
+    hold(team, "user:alice", holder)
+    assert team.ok("reconcile", "-o", "json").items == []
+    assert [item["name"] for item in team.ok("lease", "ls", "-o", "json").items] == ["user:alice"]
+
+
+def test_a_lease_that_is_held_for_more_than_a_day_is_said(team: Desk) -> None:
+    hold(team, "user:alice", "root@elsewhere:1", for_s=25 * 3600)
+    result = team("reconcile", "-o", "json")
+    assert result.code == 9
+    (item,) = result.items
+    assert (item["kind"], item["repaired"]) == ("left-lease", False)
+    assert "wsctl lease break user:alice" in item["fix"]
+
+
+def cut_off(desk: Desk, request_id: str, *users: str) -> None:
+    """As if the caller had died after its first effects: intents, and nothing else."""
+    desk.ok("place", *users, "--request-id", request_id)
+    desk.sql("UPDATE requests SET answer = NULL WHERE request_id = ?", request_id)
+    for user in users:
+        desk.sql("DELETE FROM audit WHERE request_id = ? AND target = ? AND kind <> 'intent'", request_id, user)
+        last = "SELECT digest FROM audit WHERE target = audit_heads.target"
+        desk.sql(f"UPDATE audit_heads SET sequence = 1, digest = ({last}) WHERE target = ?", user)
+
+
+def test_a_request_that_was_cut_off_is_ended_and_can_be_repeated(desk: Desk) -> None:
+    cut_off(desk, "r1", "alice", "bob")
+    shown = desk("reconcile", "-n", "-o", "json")
+    assert shown.code == 9
+    (item,) = shown.items
+    assert (item["kind"], item["user"], item["repaired"]) == ("left-request", None, False)
+    assert "r1 (place" in item["detail"]
+    assert "alice, bob" in item["detail"]
+    (item,) = desk.ok("reconcile", "-o", "json").items
+    assert item["repaired"]
+    assert desk.ok("reconcile", "-o", "json").items == []
+    ends = [row for row in desk.ok("audit", "-o", "json").items if row["kind"] == "failed"]
+    assert {(row["target"], row["request_id"]) for row in ends} == {("alice", "r1"), ("bob", "r1")}
+    again = desk.ok("place", "alice", "bob", "--request-id", "r1", "-o", "json").items
+    assert [item["action"] for item in again] == ["created", "created"]
+    assert desk.ok("audit", "--verify").code == 0
+
+
+def test_a_request_whose_users_are_not_right_yet_stays(desk: Desk) -> None:
+    cut_off(desk, "r1", "alice")
+    lose(desk, "alice")
+    desk.fleet[desk.home("alice")].fail("create", EngineError("n1", "no"))
+    result = desk("reconcile", "-o", "json")
+    assert result.code == 9
+    assert [(item["kind"], item["repaired"]) for item in result.items] == [("missing", False), ("left-request", False)]
+
+
+def test_a_request_that_somebody_works_on_or_that_failed_is_no_difference(desk: Desk) -> None:
+    cut_off(desk, "r1", "alice")
+    hold(desk, "request:r1", "root@elsewhere:1")
+    assert desk.ok("reconcile", "-o", "json").items == []
+    desk.sql("DELETE FROM requests")
+    assert desk("place", "alice", "--class", "nowhere", "--request-id", "r2").code != 0
+    assert desk.ok("reconcile", "-o", "json").items == []

@@ -19,6 +19,7 @@ from places import Place
 import wsctl.store
 from wsctl.errors import BackendError
 from wsctl.model import Capacity, NodeState, Placement, PlacementState, Resources
+from wsctl.moving import Home
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import Actor, AuditEntry, AuditKind
 from wsctl.store import chain
@@ -194,7 +195,7 @@ def test_a_conflict_brings_none(store: SqlStore) -> None:
 def test_forgetting_a_home_is_a_write(store: SqlStore) -> None:
     assert isinstance(store.reserve(WANTED), Placement)
     assert store.release("alice", 1, keep_home=True)
-    assert store.release("alice", 0, keep_home=False, audit=[entry(action="purged")])
+    assert store.release("alice", 0, keep_home=False, home=Home("n1", 1), audit=[entry(action="purged")])
     assert [row.entry.action for row in store.audit()] == ["purged"]
 
 

@@ -436,9 +436,10 @@ def test_a_foreign_value_is_in_the_way_and_can_be_broken(killable: tuple[RedisSe
     leases = table.open()
     with pytest.raises(LeaseHeld, match="a is held by unknown"):
         leases.acquire(["a"], command="x")
-    assert [lease.holder for lease in leases.ls()] == ["unknown"]
+    assert [(lease.holder, lease.endless) for lease in leases.ls()] == [("unknown", True)]
     assert leases.break_lease("a")
-    leases.acquire(["a"], command="x").release()
+    with leases.acquire(["a"], command="x"):
+        assert [lease.endless for lease in leases.ls()] == [False]
     leases.close()
 
 

@@ -153,3 +153,15 @@ def test_what_only_reads_records_nothing(place: Place) -> None:
             begin(reader)
     finally:
         reader.close()
+
+
+def test_those_without_an_answer_are_listed_oldest_first(store: SqlStore, place: Place) -> None:
+    for name in ("r1", "r2", "r3"):
+        begin(store, name)
+    age(store, place, 60, "request_id = 'r3'")
+    store.finish_request("r1", "[]")
+    found = store.unanswered_requests()
+    assert [(record.request_id, record.verb, record.who) for record in found] == [
+        ("r3", "place", "anna@host:1"),
+        ("r2", "place", "anna@host:1"),
+    ]

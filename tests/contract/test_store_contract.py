@@ -17,7 +17,7 @@ from places import Place
 
 from wsctl.errors import SchemaError, WsctlError
 from wsctl.model import Capacity, NodeState, Placement, PlacementState, Resources, Usage
-from wsctl.moving import Move
+from wsctl.moving import Home, Move
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import Actor, AuditEntry, AuditKind
 from wsctl.signals import NetworkSample
@@ -146,9 +146,33 @@ def test_a_late_release_does_not_forget_a_newer_home(store: SqlStore) -> None:
     placed(store.claim("alice", 1, S.STOPPING))
     assert store.release("alice", 2, keep_home=True)
     assert store.release("alice", 2, keep_home=False)
-    assert store.homes() == {"alice": "n1"}
     assert store.release("alice", 0, keep_home=False)
+    assert store.homes() == {"alice": "n1"}
+    assert store.release("alice", 0, keep_home=False, home=Home("n1", 2))
     assert store.homes() == {}
+    assert store.release("alice", 0, keep_home=False, home=Home("n1", 2)), "done already"
+
+
+def test_only_the_home_that_was_meant_is_forgotten(store: SqlStore) -> None:
+    """The same node, the same user, and other files: placed and removed again while somebody slept."""
+    placed(store.reserve(want()))
+    assert store.home("alice") is None
+    assert store.release("alice", 1, keep_home=True)
+    meant = store.home("alice")
+    assert meant == Home("n1", 1)
+    assert store.known_homes() == {"alice": meant}
+    placed(store.reserve(want()))
+    assert store.home("alice") is None, "who is placed has none"
+    assert not store.release("alice", 0, keep_home=False, home=meant), "who is placed keeps it"
+    assert store.release("alice", 2, keep_home=True)
+    assert not store.release("alice", 0, keep_home=False, home=meant)
+    assert store.home("alice") == Home("n1", 2)
+    assert store.remember_home("alice", "n1")
+    assert store.home("alice") == Home("n1", 3), "other files, so another home"
+    assert not store.release("alice", 0, keep_home=False, home=Home("n1", 2))
+    assert not store.release("alice", 0, keep_home=False, home=Home("n2", 3))
+    assert store.release("alice", 0, keep_home=False, home=Home("n1", 3))
+    assert placed(store.reserve(want())).generation == 4
 
 
 def test_claim_is_decided_on_a_state(store: SqlStore) -> None:
@@ -232,7 +256,7 @@ def test_homes_outlive_placements(store: SqlStore) -> None:
     assert store.homes() == {"alice": "n2"}
     assert store.release("alice", 3, keep_home=True)  # gone already: nothing is known about where it was
     assert store.homes() == {"alice": "n2"}
-    assert store.release("alice", 0, keep_home=False)
+    assert store.release("alice", 0, keep_home=False, home=Home("n2", 3))
     assert store.homes() == {}
 
 

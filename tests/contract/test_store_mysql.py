@@ -388,6 +388,54 @@ def test_what_isnt_mysql(tmp_path: Path) -> None:
         thread.join()
 
 
+# several hosts: what Galera adds to this is in tests/faults/test_scale_out.py
+
+
+def test_the_first_host_that_answers_is_used(mariadb: MariaDb, database: str, tmp_path: Path) -> None:
+    hosts = f"127.0.0.1:{free_port()},127.0.0.1:{mariadb.port}"
+    store = opened(f"mysql://wsctl@{hosts}/{database}", tmp_path)
+    assert reserve(store).generation == 1
+    store.close()
+
+
+def test_none_of_several_hosts_answers(tmp_path: Path) -> None:
+    first, second = free_port(), free_port()
+    error = _fails(f"mysql://wsctl@127.0.0.1:{first},127.0.0.1:{second}/wsctl_x", tmp_path, "can't connect")
+    assert f"127.0.0.1:{first}, 127.0.0.1:{second}" in error.message
+
+
+def test_a_refusal_that_is_no_outage_is_not_taken_elsewhere(proxy: Proxy, database: str, tmp_path: Path) -> None:
+    other = free_port()
+    _fails(f"mysql://wsctl@127.0.0.1:{proxy.port},127.0.0.1:{other}/{database}", tmp_path, "access denied", "wrong")
+
+
+def test_a_host_that_is_lost_is_left_for_the_next(
+    proxy: Proxy, mariadb: MariaDb, database: str, tmp_path: Path
+) -> None:
+    """On a connection that was made for this very transaction: there is no other reason to try again."""
+    opened(mariadb.url(database), tmp_path).close()
+    hosts = f"127.0.0.1:{proxy.port},127.0.0.1:{mariadb.port}"
+    store = opened(f"mysql://wsctl@{hosts}/{database}?tls=disabled", tmp_path)
+    _kill_connections(mariadb)
+    proxy.cut_at = b"INSERT INTO placements"
+    reserve(store)
+    before = proxy.sent
+    reserve(store, "bob", 20001)
+    assert proxy.sent == before, "it stays with the host that served"
+    assert store.usage()["n1"].workspaces == 2
+    store.close()
+
+
+def test_at_commit_nobody_goes_elsewhere(proxy: Proxy, mariadb: MariaDb, database: str, tmp_path: Path) -> None:
+    hosts = f"127.0.0.1:{proxy.port},127.0.0.1:{mariadb.port}"
+    store = opened(f"mysql://wsctl@{hosts}/{database}?tls=disabled", tmp_path)
+    proxy.cut_at = b"COMMIT"
+    with pytest.raises(BackendError, match="outcome unknown"):
+        reserve(store)
+    assert len(store.placements()) == 1, "it was done, as the next host says"
+    store.close()
+
+
 # locks
 
 

@@ -27,7 +27,7 @@ class Killed(BaseException):
 @dataclass(eq=False)
 class Process:
     """One run of wsctl on some control host. `births` say which placement of each user (the first, the second after a
-    removal, …) there was when it looked at the state last.
+    removal, …) there was when it looked at the placements last, `homes` the same of its last look at the homes.
 
     `clock_s` is how far the wall clock of its host is off.
     """
@@ -37,6 +37,7 @@ class Process:
     dead: bool = False
     paused_until: float = 0.0
     births: dict[str, int] = field(default_factory=dict)
+    homes: dict[str, int] = field(default_factory=dict)
 
 
 class Task:

@@ -109,6 +109,11 @@ class Oracle:
                     f"and {now} is current since {task.looked_at - self.moved_at[user]:.3f} s before the last look"
                 )
             self.gaps[name] += 1
+        elif ours == 0 and process.homes.get(user, 0) != self.births[user] and self.moved_at[user] < task.looked_at:
+            self.violate(
+                f"{name} of {user} on {node} by {process.name} was decided on the files of an earlier placement than "
+                "the one that was there since"
+            )
 
     def _is_authoritative(self, node: str, about: str, placement: Placement | None) -> bool:
         one = self.site.fleet[node]._find(about)

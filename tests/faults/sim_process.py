@@ -49,6 +49,8 @@ class SimDatabase:
             if name in ("placements", "placements_and_damage"):
                 # What is decided from now on is about these.
                 self._process.births = dict(self._sim.oracle.births)
+            if name == "known_homes":
+                self._process.homes = dict(self._sim.oracle.births)
             return self._real.read(work)
 
         return self._carry("state read", effect)
@@ -153,6 +155,11 @@ class Simulated:
 
     def __init__(self, sim: Sim) -> None:
         self.sim = sim
+        self.known: dict[str, Process] = {}
+
+    def is_gone(self, who: str) -> bool:
+        """All of them are on one host: a dead one's leases may be broken before they run out."""
+        return who in self.known and self.known[who].dead
 
     @contextmanager
     def process(self, process: Process, **world: Any) -> Iterator[Commands]:
@@ -174,7 +181,8 @@ class Simulated:
             "lease_wait_s": sim.rng.choice((0.0, 10.0)),
         }
         try:
-            yield Commands(World(**{**fields, **world}))
+            self.known[process.name] = process
+            yield Commands(World(**{**fields, **world}), self.is_gone)
         finally:
             leases.close()
 

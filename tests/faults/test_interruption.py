@@ -223,10 +223,14 @@ def interrupt(site: Site, writer: Writer, wire: Wire) -> None:
 
 @pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.value)
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
-def test_the_same_command_finishes_what_was_cut_off_anywhere(writer: Writer, fault: Fault) -> None:
+def test_the_same_command_finishes_what_was_cut_off_anywhere(
+    writer: Writer, fault: Fault, record_property: Callable[[str, object], None]
+) -> None:
     contacts, wanted = reference(writer)
     purged = ["alice"] if writer.purges else []
+    struck = 0
     for at, site, wire in cases(writer, fault):
+        struck += 1
         with told(fault, at, contacts):
             interrupt(site, writer, wire)
             assert wire.struck
@@ -249,14 +253,19 @@ def test_the_same_command_finishes_what_was_cut_off_anywhere(writer: Writer, fau
                 assert {copy.state for copy in site.store.kept_copies()} == {"kept"}
                 assert not site.store.moves()
                 assert not site.files.incoming
+    record_property("boundaries", struck)
 
 
 @pytest.mark.parametrize("verb", ["place", "stop", "rm"])
 @pytest.mark.parametrize("writer", [*WRITERS.values(), REAPER], ids=[*WRITERS, "reap-idle"])
-def test_other_commands_finish_it_too(writer: Writer, verb: str) -> None:
+def test_other_commands_finish_it_too(
+    writer: Writer, verb: str, record_property: Callable[[str, object], None]
+) -> None:
     contacts, _ = reference(writer)
     purged = ["alice"] if writer.purges else []
+    struck = 0
     for at, site, wire in cases(writer, Fault.KILLED_AFTER):
+        struck += 1
         with told(Fault.KILLED_AFTER, at, contacts):
             interrupt(site, writer, wire)
             site.clock.advance(LEASE_S)
@@ -274,6 +283,7 @@ def test_other_commands_finish_it_too(writer: Writer, verb: str) -> None:
             invariants(site, purged=purged)
             states = {p.state.value for p in site.store.placements()}
             assert states <= {"place": {"running"}, "stop": {"stopped"}, "rm": set()}[verb]
+    record_property("boundaries", struck)
 
 
 def test_a_killed_process_leaves_its_lease_for_a_while() -> None:

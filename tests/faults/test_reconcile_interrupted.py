@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -49,7 +50,7 @@ def contacts() -> int:
 @pytest.mark.parametrize(
     "fault", [Fault.KILLED_BEFORE, Fault.KILLED_AFTER, Fault.LOST_BEFORE, Fault.LOST_AFTER, Fault.REFUSED], ids=str
 )
-def test_cut_off_anywhere_the_next_run_finishes(fault: Fault) -> None:
+def test_cut_off_anywhere_the_next_run_finishes(fault: Fault, record_property: Callable[[str, object], None]) -> None:
     struck = 0
     for at in range(contacts()):
         site = broken()
@@ -70,3 +71,4 @@ def test_cut_off_anywhere_the_next_run_finishes(fault: Fault) -> None:
         finally:
             site.close()
     assert struck > 30
+    record_property("boundaries", struck)

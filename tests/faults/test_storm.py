@@ -11,6 +11,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,9 @@ ROOM, USERS, CALLS = (900, 1000, 10_000) if ALL else (90, 100, 1000)
 @pytest.mark.timeout(1200 if ALL else 120)
 @pytest.mark.parametrize("kind", ["sqlite", "mariadb"])
 def test_a_storm_of_places_fills_the_room_and_no_more(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> None:
+    record_property("calls", CALLS)
     url, environment = f"sqlite:///{tmp_path}/wsctl.db", dict(os.environ)
     if kind == "mariadb":
         lab: Lab = request.getfixturevalue("lab")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,7 +70,7 @@ def is_effect(contact: str) -> bool:
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_struck_at_every_effect(site: Site, writer: str) -> None:
+def test_struck_at_every_effect(site: Site, writer: str, record_property: Callable[[str, object], None]) -> None:
     before, argv = WRITERS[writer]
     turn = list(WRITERS).index(writer)
 
@@ -91,6 +91,7 @@ def test_struck_at_every_effect(site: Site, writer: str) -> None:
     clear(whole)
     effects = [number for number, contact in enumerate(contacts) if ALL or is_effect(contact)]
     assert len(effects) >= (1 if writer == "cordon" else 3), contacts
+    struck = 0
     for place, at in enumerate(effects if ALL else effects[turn % 2 :: 2]):
         hows = ("killed-after", "lost-after", "killed-before", "lost-before")
         chosen = hows if ALL else (hows[(place + turn) % 2],)
@@ -101,4 +102,6 @@ def test_struck_at_every_effect(site: Site, writer: str) -> None:
             assert _kind(seen[at]) == _kind(contacts[at]), f"{writer}: the contacts are not the same each time"
             assert code == -9 if how.startswith("killed") else code in (0, 8, 9, 10), (code, how, contacts[at])
             settle(site, purged=(user,) if writer == "purge" else ())
+            struck += 1
             clear(user)
+    record_property("boundaries", struck)

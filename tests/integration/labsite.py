@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import Lab
+from lab.hosts import ControlHost
 
 _PORTS = itertools.count(20100, 30)
 
@@ -52,13 +53,14 @@ class Ran:
 
 @dataclass
 class Site:
-    """An inventory and the commands run against it."""
+    """An inventory and the commands run against it: here, or on a control host with a name and a clock of its own."""
 
     lab: Lab
     folder: Path
     state: str = "sqlite:///wsctl.db"
     coordination: str | None = None
     password_file: Path | None = None
+    host: ControlHost | None = None
     tag: str = field(default_factory=lambda: f"s{uuid.uuid4().hex[:6]}")
 
     def __post_init__(self) -> None:
@@ -83,7 +85,8 @@ class Site:
 
     def command(self, *args: str) -> list[str]:
         """The argv of a wsctl command on this site."""
-        return [sys.executable, "-m", "wsctl", *args, "-i", str(self.path)]
+        argv = [sys.executable, "-m", "wsctl", *args, "-i", str(self.path)]
+        return self.host.command(argv) if self.host is not None else argv
 
     def start(self, *args: str, **popen: Any) -> subprocess.Popen[str]:
         """Start a command and don't wait."""

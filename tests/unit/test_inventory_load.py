@@ -242,7 +242,8 @@ def test_all_problems_come_at_once_with_their_places() -> None:
     assert error.problems == (
         f"i.yaml:2:10: cluster: 'Studio' has upper-case letters (write studio), {name}",
         "i.yaml:3:8: state: the URL has a password in it, which this file mustn't hold (use state_password_file or"
-        " WSCTL_STATE_PASSWORD), expected sqlite:///file or mysql://user@host:3306/database",
+        " WSCTL_STATE_PASSWORD), expected sqlite:///file or mysql://user@host:3306/database (h1:3306,h2:3306"
+        " for several hosts)",
         "i.yaml:4:1: memory: unknown key, did you mean 'workspace.memory'?",
         "i.yaml:6:10: defaults.ports: '012' has a leading zero and may be read as octal (write 12), expected a range of"
         " ports such as 20000-29999, within 1024-65535",

@@ -39,6 +39,8 @@ def refusal(key: str, url: str) -> str:
         ("mysql://w@db/w?tls=verify-identity&ca=/e/c%20a", "mysql://w@db/w?tls=verify-identity&ca=/e/c%20a"),
         ("mysql://w@localhost/w?socket=/run/mysqld/m.sock", "mysql://w@localhost/w?socket=/run/mysqld/m.sock"),
         ("mysql://w@/w?socket=/run/m.sock", "mysql://w@/w?socket=/run/m.sock"),
+        ("mysql://w@db1,db2:3307/w?tls=required", "mysql://w@db1,db2:3307/w?tls=required"),
+        ("mysql://w@db1,db2/w?tls=verify-ca&ca=ca.pem", "mysql://w@db1,db2/w?tls=verify-ca&ca=/c/ca.pem"),
     ],
 )
 def test_state(url: str, resolved: str) -> None:
@@ -81,6 +83,9 @@ PASSWORD = "has a password in it, which this file mustn't hold (use state_passwo
         ("mysql://w@-hunter2/w", "has a malformed host or port"),
         ("mysql://w@hunter2:03306/w", "has a malformed host or port"),
         ("mysql://w@/w", "has a malformed host or port"),
+        ("mysql://w@db,/w", "has a malformed host or port"),
+        ("mysql://w@db,-hunter2/w", "has a malformed host or port"),
+        ("mysql://w@db,hunter2/w?socket=/run/m.sock", "has several hosts and a socket"),
         ("mysql://hunter2/w", "names no user"),
         ("mysql://hunter2'@db/w", "names no user"),
         ("mysql://w@hunter2", "names no database"),

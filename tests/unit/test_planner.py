@@ -25,6 +25,7 @@ from wsctl.model import (
     Usage,
     WorkspaceSpec,
 )
+from wsctl.moving import Home
 from wsctl.plan import Claim, Plan, Release, Reserve
 from wsctl.planner import (
     Decision,
@@ -413,6 +414,8 @@ def test_remove_without_a_container_and_of_nobody() -> None:
 def test_files_of_a_removed_user_can_still_be_purged() -> None:
     state = replace(cluster("n1"), homes={"alice": "n1"})
     assert [s.verb for s in plan_remove("alice", SPEC, state, purge=True).work.steps] == ["purge", "release"]  # type: ignore[union-attr]
+    meant = replace(state, home_generations={"alice": 7})
+    assert [s.home for s in plan_remove("alice", SPEC, meant, purge=True).work.steps] == [Home("n1", 7)] * 2  # type: ignore[union-attr]
     assert isinstance(plan_remove("alice", SPEC, state).error, NotFound)
     nowhere = replace(cluster("n2"), homes={"alice": "n1"})
     assert isinstance(plan_remove("alice", SPEC, nowhere, purge=True).error, NotFound)

@@ -26,19 +26,26 @@ def test_sqlite(url: str, path: Path | None) -> None:
 
 def test_mysql() -> None:
     assert parse_state_url("mysql://ops@db:3307/ws?tls=required", BASE) == MysqlTarget(
-        "ops", "db", 3307, "ws", None, "required", None
+        "ops", (("db", 3307),), "ws", None, "required", None
     )
     plain = parse_state_url("mariadb://ops@[::1]/ws", BASE)
-    assert plain == MysqlTarget("ops", "::1", 3306, "ws", None, "preferred", None)
+    assert plain == MysqlTarget("ops", (("::1", 3306),), "ws", None, "preferred", None)
     assert plain.label == "mysql ws at [::1]:3306"
     local = parse_state_url("mysql://o%40ps@/ws?socket=/run/s", BASE)
-    assert local == MysqlTarget("o@ps", "localhost", 3306, "ws", "/run/s", "preferred", None)
+    assert local == MysqlTarget("o@ps", (("localhost", 3306),), "ws", "/run/s", "preferred", None)
     verified = parse_state_url("mysql://ops@db/ws?tls=verify-ca&ca=ca.pem", BASE)
     assert isinstance(verified, MysqlTarget)
     assert verified.ca == "/etc/wsctl/ca.pem"
     assert parse_state_url("mysql://ops@db/ws", BASE, "required") == MysqlTarget(
-        "ops", "db", 3306, "ws", None, "required", None
+        "ops", (("db", 3306),), "ws", None, "required", None
     )
+
+
+def test_several_members_of_one_cluster() -> None:
+    several = parse_state_url("mysql://ops@db1,db2:3307,[::1]:3308/ws", BASE)
+    assert isinstance(several, MysqlTarget)
+    assert several.hosts == (("db1", 3306), ("db2", 3307), ("::1", 3308))
+    assert several.label == "mysql ws at db1:3306, db2:3307, [::1]:3308"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +55,8 @@ def test_mysql() -> None:
         "sqlite:///a.db?mode=ro", "sqlite:///a.db#x", "postgres://u@h/db", "mysql://h/db", "mysql://u@h",
         "mysql://u@h/", "mysql://u@h/a/b", "mysql://u@h:port/db", "mysql://u@h:99999/db", "mysql://u@/db",
         "mysql://u@h/db?tls=maybe", "mysql://u@h/db?ssl=1", "mysql://u@h/db?ca=x", "mysql://u@h/db?tls=disabled&ca=x",
-        "mysql://u@[::1/db", "sqlite:///\0.db", "\x1b[31m",
+        "mysql://u@[::1/db", "mysql://u@a,/db", "mysql://u@,a/db",
+        "mysql://u@a,b:x/db", "mysql://u@a,b/db?socket=/run/s", "sqlite:///\0.db", "\x1b[31m",
     ],
 )  # fmt: skip
 def test_a_wrong_one_says_what_was_expected(url: str) -> None:

@@ -56,10 +56,11 @@ def touch(
     from wsctl.recording import record_touch
     from wsctl.requests import items_once
 
-    keep = None if until is None else _until(until, app.wiring.clock.now())
+    clock = app.clock_of(store)
+    keep = None if until is None else _until(until, clock.now())
 
     def record() -> list[dict[str, object]]:
-        now = app.wiring.clock.now()
+        now = clock.now()
         if keep is not None and not dry_run:
             _keep(store, known, keep, now)
         states = placed if dry_run else record_touch(store, app.activity, known, now)
@@ -82,7 +83,7 @@ def touch(
 
 
 def _until(text: str, now: datetime) -> datetime:
-    """`18:00` (the next one, by this machine's clock), a duration from now, or `now`. Raises `UsageError`."""
+    """`18:00` (the next one, in this machine's time zone), a duration from now, or `now`. Raises `UsageError`."""
     if text == "now":
         return now
     found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", text, re.ASCII)
@@ -127,7 +128,8 @@ def ingest(
     from wsctl.accesslog import Counter, read_log
     from wsctl.evidence import INGESTED
 
-    store, now = (app.store_for_reading if dry_run else app.store), app.wiring.clock.now()
+    store = app.store_for_reading if dry_run else app.store
+    now = app.clock_of(store).now()
     placed = store.states()
     counter = Counter(app.inventory.gateway.path_prefix, tuple(ignore or ()), placed, now)
     name = source if source == "-" else f"{socket.gethostname()}:{os.path.abspath(source)}"
@@ -162,7 +164,7 @@ def flush(app: App, dry_run: DryRunOpt = False, yes: YesOpt = False) -> None:
     Example:
       wsctl activity flush
     """
-    now = app.wiring.clock.now()
+    now = app.clock_of(app.store_for_reading).now()
     flushed = app.activity_for_reading.held() if dry_run else app.activity.flush(now)
     done = "would-flush" if dry_run else "flushed"
     app.out.record({"users": flushed or 0, "action": "unchanged" if flushed is None else done})
@@ -178,7 +180,7 @@ def ls(app: App) -> None:
     from wsctl.evidence import INGESTED
     from wsctl.output import Column, ago
 
-    now = app.wiring.clock.now()
+    now = app.clock_of(app.store).now()
     notes = app.store_for_reading.notes(INGESTED)
     items = [{"log": name, "read_at": note.noted_at} for name, note in sorted(notes.items())]
     app.out.rows(items, (Column("log"), Column("read_at", "read", show=lambda at: ago(at, now))))  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ def ls(app: App) -> None:
             "command": lease.command,
             "acquired_at": lease.acquired_at,
             "expires_at": lease.expires_at,
-            "ttl_s": round(max(0.0, (lease.expires_at - now).total_seconds()), 3),
+            "ttl_s": None if lease.endless else round(max(0.0, (lease.expires_at - now).total_seconds()), 3),
         }
         for lease in app.leases_for_reading.ls()
     ]

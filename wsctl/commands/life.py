@@ -26,7 +26,7 @@ from wsctl.context import App
 from wsctl.errors import ConfirmationRequired, Refused, UsageError
 from wsctl.model import ClusterView, WorkspaceSpec
 from wsctl.plan import Plan
-from wsctl.planner import Decision, plan_remove, plan_restart, plan_start, plan_stop
+from wsctl.planner import Decision, plan_abandon, plan_remove, plan_restart, plan_start, plan_stop
 
 if TYPE_CHECKING:
     from wsctl.workflow import Operation
@@ -116,6 +116,10 @@ def rm(
     confirm: Annotated[
         str | None, typer.Option("--confirm", metavar="USER", help="The user's name, instead of typing it.")
     ] = None,
+    node_gone: Annotated[
+        bool,
+        typer.Option("--node-gone", help="The user's node isn't in the inventory any more: remove the placement only."),
+    ] = False,
     parallel: ParallelOpt = 8,
     wait: WaitOpt = "10s",
     request_id: RequestOpt = None,
@@ -124,6 +128,9 @@ def rm(
 ) -> None:
     """Remove workspaces: container and placement. The files stay on the node, and the next `place` goes there.
 
+    Of a user whose node was taken out of the inventory, nothing is removed without --node-gone, and then only what is
+    recorded: if the machine still runs, so does the container there.
+
     Examples:
       wsctl rm alice --yes
       wsctl rm alice --purge-data --confirm alice
@@ -131,6 +138,8 @@ def rm(
     targets = check_users(users)
     if purge_data and len(targets) != 1:
         raise UsageError("--purge-data takes one user at a time", hint=f"wsctl rm {targets[0]} --purge-data")
+    if purge_data and node_gone:
+        raise UsageError("--purge-data can't delete anything on a node that is gone", hint="leave one of the two out")
 
     def ask(plan: Plan) -> None:
         if not purge_data and not yes:
@@ -144,9 +153,10 @@ def rm(
             raise Refused(f"--confirm {confirm} isn't {targets[0]}; nothing was changed")
 
     def decide(user: str, spec: WorkspaceSpec, view: ClusterView) -> Decision:
-        return plan_remove(user, spec, view, purge=purge_data)
+        return plan_abandon(user, view) if node_gone else plan_remove(user, spec, view, purge=purge_data)
 
-    _run(app, "rm", users, decide, Way(parallel, wait, dry_run, request_id, {"purge_data": purge_data}), ask)
+    chosen = {"purge_data": purge_data, **({"node_gone": True} if node_gone else {})}
+    _run(app, "rm", users, decide, Way(parallel, wait, dry_run, request_id, chosen), ask)
 
 
 def _typed(app: App, user: str) -> None:

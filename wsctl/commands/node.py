@@ -6,6 +6,7 @@ or what a mark means for placing (`scheduler`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -45,6 +46,9 @@ def ls(
     items = [_node_dict(name, view, seen.get(name)) for name in view.nodes]
     now = app.wiring.clock.now()
     seen_column = Column("last_seen_at", "seen", show=lambda at: ago(at, now) if isinstance(at, datetime) else "-")
+    for name, users in sorted(Counter(p.node for p in view.placements.values()).items()):
+        if name not in view.nodes:
+            app.out.warn(f"{users} users are placed on {name}, which is not in the inventory: wsctl ls --node {name}")
     columns = (
         Column("name"),
         Column("address"),

@@ -57,8 +57,8 @@ def reap_idle(
             raise UsageError("--explain names the user itself", hint="wsctl reap-idle --explain alice")
         user, dry_run = None if explain == "all" else [explain], True
     options = _options(app, idle, user, limit, dry_run=dry_run, thorough=explain is not None)
-    now = app.wiring.clock.now()
     world = app.world(dry_run=dry_run)
+    now = world.clock.now()
     reaper = Reaper(world, options)
 
     def reap() -> list[dict[str, object]]:

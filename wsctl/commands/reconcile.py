@@ -44,7 +44,7 @@ def reconcile(
     dry_run: DryRunOpt = False,
     yes: YesOpt = False,
 ) -> None:
-    """Compare state, containers, ports, counters and the map over the whole cluster; repair what is safe.
+    """Compare state, containers, ports, counters, leases, requests and the map over the cluster; repair what is safe.
 
     Nothing is deleted: copies that shouldn't be are stopped and renamed. Exit code 9 if differences are left, or nodes
     didn't answer.
@@ -54,6 +54,7 @@ def reconcile(
       wsctl reconcile --map /etc/nginx/conf.d/wsctl-map.conf
       wsctl reconcile --adopt --adopt-name 'jupyter-{user}'
     """
+    from wsctl.origin import is_gone
     from wsctl.planner import Rules
     from wsctl.reconciler import Reconciler
     from wsctl.requests import items_once
@@ -70,6 +71,7 @@ def reconcile(
         users=users,
         published=_published(app, map_file),
         request_id=request_id,
+        is_gone=is_gone,
     )
 
     def run() -> list[dict[str, object]]:

@@ -23,6 +23,8 @@ from wsctl.errors import BackendError
 from wsctl.model import LeaseInfo
 
 _ATTEMPTS = 3
+_NO_END = -1
+"""What PTTL says of a key that never runs out."""
 
 # KEYS[1]: the lease; ARGV[1]: the token as it stands in the JSON, where no other field can contain it unescaped.
 _IF_MINE = "local v = redis.call('GET', KEYS[1]) if v and string.find(v, ARGV[1], 1, true) then "
@@ -145,7 +147,8 @@ def _info(entry: _Entry) -> LeaseInfo:
         since = datetime.fromisoformat(fields["since"]).astimezone(UTC)
     except (ValueError, TypeError, KeyError):
         holder, command, since = "unknown", "unknown", now  # not written by wsctl, but in the way all the same
-    return LeaseInfo(entry.name, holder, command, since, now + timedelta(milliseconds=max(0, entry.life_ms)))
+    ends = now + timedelta(milliseconds=max(0, entry.life_ms))
+    return LeaseInfo(entry.name, holder, command, since, ends, endless=entry.life_ms == _NO_END)
 
 
 def _mark(token: str) -> str:

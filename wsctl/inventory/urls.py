@@ -49,7 +49,7 @@ def _host_port(text: str) -> None:
 
 
 def parse_state(text: str) -> str:
-    """`sqlite:///path` or `mysql://user@host:port/database`, as written."""
+    """`sqlite:///path` or `mysql://user@host:port/database` (or several hosts, by commas), as written."""
     _printable(text)
     scheme, sep, rest = text.partition("://")
     if not sep or scheme not in ("sqlite", "mysql", "mariadb"):
@@ -80,7 +80,10 @@ def _mysql(text: str, rest: str) -> str:
     if not at or not re.fullmatch(_USER, user):
         raise ValueError("names no user")
     if host or "socket=" not in url.query:
-        _host_port(host)
+        for member in host.split(","):
+            _host_port(member)
+    if "," in host and "socket=" in url.query:
+        raise ValueError("has several hosts and a socket")
     if not re.fullmatch(_DATABASE, url.path.removeprefix("/")):
         raise ValueError("names no database")
     _mysql_options(url)
@@ -154,7 +157,7 @@ def resolve_ca(url: str, resolve: Callable[[str], str]) -> str:
 
 STATE = Text(
     parse_state,
-    "sqlite:///file or mysql://user@host:3306/database",
+    "sqlite:///file or mysql://user@host:3306/database (h1:3306,h2:3306 for several hosts)",
     {"type": "string", "pattern": "^(sqlite:///|mysql://|mariadb://)"},
     secret=True,
 )

@@ -23,7 +23,15 @@ from wsctl.planner.drain import (
 )
 from wsctl.planner.drift import differences, wrong_counts
 from wsctl.planner.idle import IdleEvidence, IdleLimits, IdleVerdict, Verdict, judge_idle, needs_look
-from wsctl.planner.life import plan_keep, plan_mark, plan_remove, plan_restart, plan_stop, plan_undo
+from wsctl.planner.life import (
+    plan_abandon,
+    plan_keep,
+    plan_mark,
+    plan_remove,
+    plan_restart,
+    plan_stop,
+    plan_undo,
+)
 from wsctl.planner.migrate import How, plan_migrate, plan_unmove
 from wsctl.planner.place import plan_place, plan_start
 from wsctl.planner.rebalance import Balance, Shift, plan_rebalance, spread
@@ -54,6 +62,7 @@ __all__ = [
     "may_drain",
     "needs_look",
     "no_room",
+    "plan_abandon",
     "plan_drain",
     "plan_keep",
     "plan_mark",

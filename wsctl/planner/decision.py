@@ -55,7 +55,8 @@ def locate(user: str, view: ClusterView) -> Located | WsctlError:
     if node is None:
         return Refused(
             f"{user} is placed on {placement.node}, which is not in the inventory",
-            hint=f"add {placement.node} to the inventory again, then repeat the command",
+            hint=f"add {placement.node} to the inventory again, by this name, then repeat the command; "
+            f"if it is gone for good: wsctl rm {user} --node-gone",
             details={"user": user, "node": placement.node},
         )
     if node.mark.state is NodeState.DOWN:

@@ -13,7 +13,7 @@ from enum import StrEnum
 class Kind(StrEnum):
     """Kinds of differences. `missing` to `foreign-name` are about placed users, `orphan` and `unmanaged` about
     containers in no placement (the second were not made by wsctl), `left-copy` about files that a move made or
-    left, the others about nodes, rows and the map."""
+    left, `left-lease` and `left-request` about what dead callers left, the others about nodes, rows and the map."""
 
     HALF_DONE = "half-done"
     MISSING = "missing"
@@ -26,6 +26,8 @@ class Kind(StrEnum):
     WRONG_NODE = "wrong-node"
     FOREIGN_NAME = "foreign-name"
     LEFT_COPY = "left-copy"
+    LEFT_LEASE = "left-lease"
+    LEFT_REQUEST = "left-request"
     ORPHAN = "orphan"
     UNMANAGED = "unmanaged"
     WRONG_COUNT = "wrong-count"

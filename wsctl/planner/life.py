@@ -6,8 +6,9 @@ Responsible for steps that are safe to repeat: each plan starts from what is obs
 
 from __future__ import annotations
 
-from wsctl.errors import NotFound, WsctlError
+from wsctl.errors import NotFound, Refused, WsctlError
 from wsctl.model import ClusterView, NodeState, Placement, PlacementState, WorkspaceSpec
+from wsctl.moving import Home
 from wsctl.plan import (
     AwaitReady,
     Claim,
@@ -22,7 +23,7 @@ from wsctl.plan import (
     StopContainer,
     Work,
 )
-from wsctl.planner.decision import Decision, Located, locate, port_if_taken, set_aside
+from wsctl.planner.decision import Decision, Located, damaged_row, locate, port_if_taken, set_aside
 
 
 def plan_stop(user: str, view: ClusterView, *, cause: str = "asked", grace_s: float = 10.0) -> Decision:
@@ -110,13 +111,34 @@ def plan_remove(user: str, spec: WorkspaceSpec, view: ClusterView, *, purge: boo
     return Decision(user, Work(user, "purged" if purge else "removed", tuple(steps), placement.generation))
 
 
+def plan_abandon(user: str, view: ClusterView) -> Decision:
+    """Remove the placement of a user whose node was taken out of the inventory; nobody is asked and nothing is touched
+    there. The node is remembered as the user's home."""
+    if user in view.damaged:
+        return Decision(user, error=damaged_row(user, view))
+    placement = view.placements.get(user)
+    if placement is None:
+        return Decision(user, error=NotFound(f"user {user} has no placement", hint="wsctl ls"))
+    if placement.node in view.nodes:
+        node = placement.node
+        error = Refused(f"{node}, where {user} is placed, is in the inventory", hint=f"wsctl rm {user}")
+        return Decision(user, error=error)
+    cause = f"{placement.node} is not in the inventory"
+    steps = (
+        _claim(placement, _on_the_way_down(placement), cause),
+        Release(user, placement.node, "files stay, if they are still there"),
+    )
+    return Decision(user, Work(user, "removed", steps, placement.generation))
+
+
 def _purge_home(user: str, home: str, spec: WorkspaceSpec, view: ClusterView) -> Decision:
     node = view.nodes.get(home)
     if node is None:
         return Decision(user, error=NotFound(f"files of {user} are on {home}, which is not in the inventory"))
+    known = Home(home, view.home_generations.get(user, 0))
     steps = (
-        PurgeData(user, home, "--purge-data", node.node.host_root, spec.image),
-        Release(user, home, "its files are gone", keep_home=False),
+        PurgeData(user, home, "--purge-data", node.node.host_root, spec.image, known),
+        Release(user, home, "its files are gone", keep_home=False, home=known),
     )
     return Decision(user, Work(user, "purged", steps))
 

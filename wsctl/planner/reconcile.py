@@ -133,7 +133,7 @@ def _unknown_node(placement: Placement, copies: Sequence[Copy], view: ClusterVie
         for copy in copies
         if copy.container.cluster == view.cluster and copy.container.generation == placement.container_generation
     ]
-    fix = f"add {node} to the inventory again"
+    fix = f"add {node} to the inventory again; if it is gone for good: wsctl rm {user} --node-gone"
     if seen:
         fix = f"their container is on {seen[0]}: if that is {node} by a new name, name it {node} again"
     detail = f"placed on {node}, which is not in the inventory"

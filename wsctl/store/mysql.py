@@ -5,7 +5,8 @@ Responsible for: `Database` on PyMySQL: transactions, what is repeated and what 
 statements are run.
 
 What is repeated: a transaction that the server undid (deadlock, lock wait, Galera's refusal at COMMIT), and one whose
-kept connection turned out to be dead before COMMIT was sent. A connection lost *at* COMMIT is an unknown outcome.
+connection was lost before COMMIT was sent, if it was a kept one or there is another member to go to. A connection lost
+*at* COMMIT is an unknown outcome.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class MysqlDatabase:
             try:
                 connection.commit()
             except errors.CAUGHT as error:
-                if errors.is_lost(error):
+                if errors.is_doubtful(error):
                     raise _OutcomeUnknown from error
                 raise
             return result
@@ -168,7 +169,7 @@ class MysqlDatabase:
     def _run(self, once: Callable[[Any], T]) -> T:
         """`once` on a connection, again while the server undoes it for reasons that pass."""
         give_up = time.monotonic() + RETRY_FOR_S
-        attempt = 0
+        attempt = lost = 0
         while True:
             attempt += 1
             with self._slots:
@@ -176,11 +177,20 @@ class MysqlDatabase:
                 try:
                     result = once(connection)
                 except errors.CAUGHT as error:
-                    again = self._after(error, connection, kept=kept)
-                    if not again or time.monotonic() > give_up:
+                    if errors.is_lost(error):
+                        self._lose(connection)
+                        # Elsewhere however long this one was waited for, but to no member twice; unless they are just
+                        # finding out who is left of them.
+                        lost += not kept
+                        changing = errors.code_of(error) == errors.NOT_READY and len(self._target.hosts) > 1
+                        again = kept or lost < len(self._target.hosts) or (changing and time.monotonic() <= give_up)
+                    else:
+                        self._undo_and_keep(connection)
+                        again = errors.code_of(error) in errors.TRY_AGAIN and time.monotonic() <= give_up
+                    if not again:
                         raise self._explain(error) from error
                 except _OutcomeUnknown as unknown:
-                    _discard(connection)
+                    self._lose(connection)
                     raise BackendError(
                         f"{self._target.label}: the connection was lost at COMMIT: outcome unknown",
                         hint="run the same command again: it looks at what there is and does what is left",
@@ -197,17 +207,14 @@ class MysqlDatabase:
             # Outside of the slot, so that those who can go on do.
             time.sleep(random.uniform(0, min(0.5, 0.005 * 2**attempt)))  # noqa: S311 - jitter, not a secret
 
-    def _after(self, error: Exception, connection: Any, *, kept: bool) -> bool:
-        """Clean up after a failed attempt; whether it may be tried again."""
-        if errors.is_lost(error):
-            _discard(connection)
-            with self._lock:  # what else was kept as long is dead too
-                idle, self._idle = self._idle, []
-            for other in idle:
-                _discard(other)
-            return kept
-        self._undo_and_keep(connection)
-        return errors.code_of(error) in errors.TRY_AGAIN
+    def _lose(self, connection: Any) -> None:
+        """Give up a connection that died, and with it what else was kept as long; go to the next member, if any."""
+        self._connector.leave(connection)
+        _discard(connection)
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for other in idle:
+            _discard(other)
 
     def _take(self) -> tuple[Any, bool]:
         """A connection, and whether it was kept from an earlier call."""

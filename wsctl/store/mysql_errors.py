@@ -18,7 +18,13 @@ CAUGHT: tuple[type[Exception], ...] = (pymysql.err.MySQLError, OSError)
 DUPLICATE = 1062
 TRY_AGAIN = frozenset({1020, 1205, 1213})
 """Changed since read, lock wait timeout, deadlock (also Galera's refusal at COMMIT): the transaction is undone."""
-LOST = frozenset({1053, 1927, 2006, 2013, 2014, 2055, 4031})
+NOT_READY = 1047
+LOST = frozenset({NOT_READY, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
+"""The connection is of no use any more; 1047: its member of a Galera cluster has left the majority."""
+DOUBTFUL = frozenset({1180})
+"""At COMMIT: a member of a Galera cluster lost the others while it asked them, and doesn't know what they decided."""
+ELSEWHERE = LOST | frozenset({1040, 1129, 1130, 1203, 2002, 2003, 2005})
+"""Another member of the same cluster may serve us all the same."""
 ALREADY_THERE = frozenset({1050, 1060, 1061, 1091})
 
 _PASSWORD = "the password comes from WSCTL_STATE_PASSWORD or state_password_file"  # noqa: S105 - that is a hint
@@ -35,7 +41,7 @@ _TABLE: tuple[tuple[tuple[int, ...], str, str | None], ...] = (
     ((1290, 1792, 1836, 1288), "the server is read-only", "name the primary in `state:`"),
     ((1020, 1205, 1213), "its rows are locked for too long; nothing was changed", "try again, or see SHOW PROCESSLIST"),
     ((1021, 1114, 1030, 1041, 3), "the server is out of disk or memory; nothing was changed", "make room there"),
-    ((1047, 1158), "this member isn't part of its cluster's majority", "name another member, or heal the cluster"),
+    ((1047, 1158), "this member isn't part of its cluster's majority", "heal it, or name all its members in `state:`"),
     ((1665,), "its binary log is in STATEMENT format", "set binlog_format to ROW or MIXED on the server"),
     ((2026,), "TLS is required and the server offers none", _TLS_HINT),
     ((3159, 2061, 1835), "the server accepts only connections with TLS", "say tls=required in `state:`"),
@@ -55,6 +61,16 @@ def code_of(error: BaseException) -> int:
 def is_lost(error: BaseException) -> bool:
     """Whether the connection can't be used any more."""
     return isinstance(error, OSError | pymysql.err.InterfaceError) or code_of(error) in LOST
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether the next host of a list is to be tried: this one is gone, or takes nobody."""
+    return isinstance(error, OSError | pymysql.err.InterfaceError) or code_of(error) in ELSEWHERE
+
+
+def is_doubtful(error: BaseException) -> bool:
+    """Whether a COMMIT that failed with this may have been done all the same."""
+    return is_lost(error) or code_of(error) in DOUBTFUL
 
 
 def duplicate_key(error: BaseException) -> str:

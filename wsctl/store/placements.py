@@ -1,7 +1,7 @@
 """Placements and what they take from their nodes: the half of the store that must never be wrong.
 
 Responsible for: reserve, claim, settle, release, and the counters they keep, each in one transaction. Not responsible
-for: connections and retries (`sqlite`, `mysql`), nor for deciding anything.
+for: where files stay (`homes`), connections and retries (`sqlite`, `mysql`), nor for deciding anything.
 
 How it stays right:
 
@@ -21,13 +21,15 @@ from typing import TypeVar
 
 from wsctl.errors import BackendError
 from wsctl.model import Capacity, DamagedPlacement, Placement, PlacementState, Resources, Usage
+from wsctl.moving import Home
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import AuditEntry
 from wsctl.spots import Spot
 from wsctl.store import rows
-from wsctl.store.base import ATTEMPTS, ClusterRows, always_raced
+from wsctl.store.base import ATTEMPTS, always_raced
 from wsctl.store.counters import COUNTERS, SET_COUNTERS, Change, Shift, room, taken
 from wsctl.store.database import Duplicate, Raced, Row, Session
+from wsctl.store.homes import HomeRows
 
 T = TypeVar("T")
 
@@ -53,7 +55,7 @@ _NEXT = "(SELECT COALESCE(MAX(r.generation), 0) + 1 FROM retired r WHERE r.clust
 """The first generation of a user's next placement."""
 
 
-class PlacementRows(ClusterRows):
+class PlacementRows(HomeRows):
     """The part of `ports.Store` about placements; see there for what each method promises."""
 
     # reading
@@ -99,12 +101,6 @@ class PlacementRows(ClusterRows):
     def route_generation(self) -> int:
         sql = "SELECT COALESCE(SUM(route_changes), 0) FROM node_usage WHERE cluster = ?"
         return int(self._database.read(lambda session: session.query(sql, (self._cluster,)))[0][0])
-
-    def homes(self) -> Mapping[str, str]:
-        found = self._database.read(
-            lambda session: session.query("SELECT user, node FROM homes WHERE cluster = ?", (self._cluster,))
-        )
-        return {user: node for user, node in found}
 
     # writing
 
@@ -171,15 +167,23 @@ class PlacementRows(ClusterRows):
 
         return self._change(user, generation, change, None, audit) is not None
 
-    def release(self, user: str, generation: int, *, keep_home: bool | None, audit: Sequence[AuditEntry] = ()) -> bool:
+    def release(
+        self,
+        user: str,
+        generation: int,
+        *,
+        keep_home: bool | None,
+        home: Home | None = None,
+        audit: Sequence[AuditEntry] = (),
+    ) -> bool:
         sql = "DELETE FROM placements WHERE cluster = ? AND user = ? AND node = ? AND generation = ? AND state = ?"
 
         def work(session: Session) -> bool:
             old = self._find(session, user)
             if old is None:
                 # Whoever released it has said where the files are, or that there are none, and may not be the last.
-                if keep_home is False and generation == 0 and self._forget_home(session, user):
-                    self._log.append(session, audit)
+                if keep_home is False and generation == 0 and home is not None:
+                    return self._forget_this_home(session, user, home, audit)
                 return True
             if old.generation != generation:
                 return False
@@ -188,8 +192,7 @@ class PlacementRows(ClusterRows):
             self._shift(session, old.node, Shift(-1, active, memory, cpus, routes=int(old.state.is_routed)))
             if not session.execute(sql, (self._cluster, user, old.node, generation, old.state.value)):
                 raise Raced
-            retire = self._dialect.upsert("retired", ["cluster", "user"], ["generation"])
-            session.execute(retire, (self._cluster, user, generation))
+            self._retire(session, user, generation)
             if keep_home is not None:
                 self._forget_home(session, user)
             if keep_home:
@@ -203,8 +206,11 @@ class PlacementRows(ClusterRows):
         def work(session: Session) -> bool:
             if self._find(session, user) is not None:
                 return False
+            # The home's row first: it is the lock that keeps two of these apart.
             self._forget_home(session, user)
             self._remember_home(session, user, node)
+            ((following,),) = session.query(f"SELECT {_NEXT}", (self._cluster, user))
+            self._retire(session, user, int(following))
             self._log.append(session, audit)
             return True
 
@@ -284,13 +290,10 @@ class PlacementRows(ClusterRows):
                 self._make_node_row(missing.node)
         raise always_raced()
 
-    def _forget_home(self, session: Session, user: str) -> bool:
-        """Whether there was one."""
-        return session.execute("DELETE FROM homes WHERE cluster = ? AND user = ?", (self._cluster, user)) > 0
-
-    def _remember_home(self, session: Session, user: str, node: str) -> None:
-        sql = f"INSERT INTO homes (cluster, user, node, since) VALUES (?, ?, ?, {self._dialect.now})"
-        session.execute(sql, (self._cluster, user, node))
+    def _retire(self, session: Session, user: str, generation: int) -> None:
+        """The user's next placement begins behind this generation."""
+        retire = self._dialect.upsert("retired", ["cluster", "user"], ["generation"])
+        session.execute(retire, (self._cluster, user, generation))
 
     def _find(self, session: Session, user: str) -> Placement | None:
         sql = f"SELECT {rows.PLACEMENT_COLUMNS} FROM placements WHERE cluster = ? AND user = ?"

@@ -13,6 +13,7 @@ from wsctl.store.database import Duplicate, Session, clean, key, marks, micros
 
 ID_LIMIT = 200
 _FORGET = 100  # at most so many in one call
+_UNANSWERED = 100
 
 
 class RequestRows(ClusterRows):
@@ -43,6 +44,15 @@ class RequestRows(ClusterRows):
     def finish_request(self, request_id: str, answer: str) -> None:
         sql = "UPDATE requests SET answer = ? WHERE cluster = ? AND request_id = ? AND answer IS NULL"
         self._database.apply(sql, (clean(answer), self._cluster, key(request_id)))
+
+    def unanswered_requests(self) -> list[RequestRecord]:
+        sql = (
+            "SELECT request_id, verb, digest, who, began_at FROM requests WHERE cluster = ? AND answer IS NULL "
+            f"ORDER BY began_at, request_id LIMIT {_UNANSWERED}"
+        )
+        found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
+        decode = self._dialect.decode_time
+        return [RequestRecord(name, verb, digest, who, decode(began)) for name, verb, digest, who, began in found]
 
     # how
 

@@ -11,7 +11,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from wsctl.errors import InventoryError
 
-EXPECTED = "sqlite:///wsctl.db, sqlite:////var/lib/wsctl/wsctl.db or mysql://user@host:3306/database?tls=required"
+EXPECTED = (
+    "sqlite:///wsctl.db, sqlite:////var/lib/wsctl/wsctl.db, mysql://user@host:3306/database?tls=required "
+    "or mysql://user@h1:3306,h2:3306/database for the members of a Galera cluster"
+)
 TLS_MODES = ("disabled", "preferred", "required", "verify-ca", "verify-identity")
 
 
@@ -29,11 +32,12 @@ class SqliteTarget:
 
 @dataclass(frozen=True, slots=True)
 class MysqlTarget:
-    """A database on a MySQL or MariaDB server. `tls` is one of `TLS_MODES`; `socket` wins over host and port."""
+    """A database on a MySQL or MariaDB server. `hosts` are (name, port): more than one are the members of a cluster in
+    which each has what was committed on any; they are tried in this order. `tls` is one of `TLS_MODES`; with a `socket`
+    there is one host, and the socket wins over it."""
 
     user: str
-    host: str
-    port: int
+    hosts: tuple[tuple[str, int], ...]
     database: str
     socket: str | None
     tls: str
@@ -42,8 +46,8 @@ class MysqlTarget:
     @property
     def label(self) -> str:
         """How messages name it; there is no password in it."""
-        where = self.socket or (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
-        return f"mysql {self.database} at {where}"
+        hosts = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        return f"mysql {self.database} at {self.socket or ', '.join(hosts)}"
 
 
 def parse_state_url(url: str, base: Path, tls: str | None = None) -> SqliteTarget | MysqlTarget:
@@ -55,7 +59,6 @@ def parse_state_url(url: str, base: Path, tls: str | None = None) -> SqliteTarge
         return SqliteTarget(None)
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - parsed on access, and raises
     except ValueError as error:
         raise _bad(url, str(error)) from None
     if parts.password is not None:
@@ -95,14 +98,17 @@ def _mysql(url: str, base: Path, tls: str | None) -> MysqlTarget:
     database = unquote(parts.path.removeprefix("/"))
     if not database or "/" in database:
         raise _bad(url, "exactly one database name was expected after the host")
-    if not parts.username:
+    user, _, hosts = parts.netloc.rpartition("@")
+    if not user:
         raise _bad(url, "no user")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(set(options) - {"tls", "ca", "socket"})
     if unknown:
         raise _bad(url, f"unknown option {unknown[0]!r} (there are tls, ca, socket)")
     socket = options.get("socket")
-    if not parts.hostname and not socket:
+    if socket and "," in hosts:
+        raise _bad(url, "several hosts and a socket")
+    if not hosts and not socket:
         raise _bad(url, "no host")
     mode = tls or options.get("tls", "preferred")
     if mode not in TLS_MODES:
@@ -111,11 +117,24 @@ def _mysql(url: str, base: Path, tls: str | None) -> MysqlTarget:
     if ca and mode not in ("verify-ca", "verify-identity", "required"):
         raise _bad(url, f"ca= has no meaning with tls={mode}")
     return MysqlTarget(
-        user=unquote(parts.username),
-        host=parts.hostname or "localhost",
-        port=parts.port or 3306,
+        user=unquote(user),
+        hosts=_hosts(url, hosts or "localhost"),
         database=database,
         socket=socket,
         tls=mode,
         ca=str(base / ca) if ca else None,
     )
+
+
+def _hosts(url: str, text: str) -> tuple[tuple[str, int], ...]:
+    found: list[tuple[str, int]] = []
+    for item in text.split(","):
+        try:
+            parts = urlsplit(f"x://{item}")
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise _bad(url, str(error)) from None
+        if not host:
+            raise _bad(url, "no host" if item == text else "a host of the list is missing")
+        found.append((host, port or 3306))
+    return tuple(found)
