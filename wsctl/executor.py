@@ -62,7 +62,7 @@ from wsctl.plan import (
 )
 from wsctl.ports import Clock, Conflict, EngineFactory, NodeFiles, Reservation, Store
 from wsctl.records import AuditEntry
-from wsctl.signals import NetworkSample
+from wsctl.signals import NetworkSample, Start
 
 Starting = Callable[[str, str, Callable[[], None]], AbstractContextManager[None]]
 """Waits for a free place among the containers that may be starting on a node at once: node, token of the operation,
@@ -216,14 +216,19 @@ class _Run:
     def _fence(self, user: str, home: Home | None = None) -> None:
         """Raise `StaleGeneration` unless the placement, or without one the user's `home`, is as this run knows it."""
         store, ours = self.executor.store, self.placement or home
-        now = store.placement(user) if home is None else store.home(user)
-        if (now.generation if now else 0) != (ours.generation if ours else 0) or (home and now != home):
-            raise self._stale(user, ours.generation if ours else 0)
+        expected = ours.generation if ours is not None else 0
+        if home is not None:
+            is_stale = store.home(user) != home or home.generation != expected
+        else:
+            is_stale = store.generation(user) != expected
+        if is_stale:
+            raise self._stale(user, expected)
 
     def _reserve(self, step: Reserve) -> None:
         wanted = Reservation(
-            step.user, step.node, step.address, step.port, step.resources, step.capacity, step.workspace_class
-        )
+            step.user, step.node, step.address, step.port, step.resources, step.capacity, step.workspace_class,
+            step.home,
+        )  # fmt: skip
         result = self.executor.store.reserve(wanted, audit=self.entries)
         if isinstance(result, Conflict):
             raise PlanChanged(f"{step.user} could not be reserved on {step.node}: {_CONFLICTS[result]}")
@@ -318,27 +323,26 @@ class _Run:
         self.executor.engines(step.node).purge_data(step.host_root, step.user, step.image)
 
     def _settle(self, step: Settle) -> None:
-        self._record(step.state)
-        if step.state is PlacementState.RUNNING:
-            self._note_start(step)
-            if self.moving.measured.source is not None:
-                # Somebody who was moved waits for the gateway to know; the rest of the work is about what is left.
-                self.executor.routed()
-            self.moving.measured.back_at = self.executor.clock.now()
+        if step.state is not PlacementState.RUNNING:
+            self._record(step.state)
+            return
+        self._record(step.state, self._start_of(step))
+        if self.moving.measured.source is not None:
+            # Somebody who was moved waits for the gateway to know; the rest of the work is about what is left.
+            self.executor.routed()
+        self.moving.measured.back_at = self.executor.clock.now()
 
-    def _note_start(self, step: Settle) -> None:
+    def _start_of(self, step: Settle) -> Start:
         """A start counts as activity, and the reaper needs the counters as they were before the user came.
 
         Those begin at 0 with the container's network, and since then it has answered our probe: no need to ask an
         engine, of which Docker's before 23 takes up to a second for each answer.
         """
         now = self.executor.clock.now()
-        self.executor.store.touch([step.user], now, "start")
         if self.sent_bytes is None:
-            return  # it ran before we came: what it has sent since the last look may be a user's
-        container_id = self.container_id or self._id_of_the_started(step)
-        if container_id is not None:
-            self.executor.store.save_samples([NetworkSample(step.user, container_id, self.sent_bytes, now, 0)])
+            return Start(now)  # it ran before we came: what it has sent since the last look may be a user's
+        started = self.container_id or self._id_of_the_started(step)
+        return Start(now, NetworkSample(step.user, started, self.sent_bytes, now, 0) if started else None)
 
     def _id_of_the_started(self, step: Settle) -> str | None:
         # Without it the reaper will only know less, and keep the workspace: no reason to call this a failure.
@@ -360,9 +364,9 @@ class _Run:
         who = str(self.executor.auditor.actor)
         self.executor.store.set_mark(step.node, step.state, step.reason, who, audit=self.entries)
 
-    def _record(self, state: PlacementState) -> None:
-        placement = self._placed()
-        if not self.executor.store.settle(placement.user, placement.generation, state, audit=self.entries):
+    def _record(self, state: PlacementState, start: Start | None = None) -> None:
+        placement, store = self._placed(), self.executor.store
+        if not store.settle(placement.user, placement.generation, state, start=start, audit=self.entries):
             raise self._stale(placement.user, placement.generation)
         self.placement = replace(placement, state=state)
 
@@ -399,5 +403,5 @@ _CONFLICTS = {
     Conflict.USER_EXISTS: "somebody else placed the user first",
     Conflict.PORT_TAKEN: "somebody else took the port first",
     Conflict.NODE_FULL: "somebody else took the last room",
-    Conflict.STALE: "the placement moved",
+    Conflict.STALE: "somebody placed and removed the user since",
 }

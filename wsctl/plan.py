@@ -43,7 +43,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Reserve(Step):
-    """Write the placement and take capacity and port, before anything exists on the node."""
+    """Write the placement and take capacity and port, before anything exists on the node. `home` is the node that is
+    known to have the user's files."""
 
     sign: ClassVar[str] = "+"
     verb: ClassVar[str] = "reserve"
@@ -52,6 +53,7 @@ class Reserve(Step):
     resources: Resources
     capacity: Capacity
     workspace_class: str
+    home: str | None = None
 
     def text(self) -> str:
         return f"{self.user} on {self.node} port {self.port}"

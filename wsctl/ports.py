@@ -31,7 +31,7 @@ from wsctl.moveports import MoveStore, NodeFiles
 from wsctl.moving import Home
 from wsctl.records import AuditEntry, AuditRow, Conflict, RequestRecord
 from wsctl.reports import NodeReport
-from wsctl.signals import ContainerSigns, NetworkSample, Note
+from wsctl.signals import ContainerSigns, NetworkSample, Note, Start
 from wsctl.spots import Spot
 
 __all__ = [
@@ -133,7 +133,8 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A placement to be: who, where, and what it takes out of the node's `capacity`."""
+    """A placement to be: who, where, and what it takes out of the node's `capacity`. `home` is the node that was known
+    to have the user's files when this was decided (None: none was)."""
 
     user: str
     node: str
@@ -142,6 +143,7 @@ class Reservation:
     resources: Resources
     capacity: Capacity
     workspace_class: str = "default"
+    home: str | None = None
 
 
 class Store(MoveStore, Protocol):
@@ -170,6 +172,9 @@ class Store(MoveStore, Protocol):
     def placement(self, user: str) -> Placement | None:
         """One placement."""
 
+    def generation(self, user: str) -> int:
+        """The generation of the user's placement, 0 if there is none: what `placement` says, for less."""
+
     def usage(self) -> Mapping[str, Usage]:
         """What is taken on each node that has a record."""
 
@@ -183,7 +188,8 @@ class Store(MoveStore, Protocol):
     def reserve(self, wanted: Reservation, *, audit: Sequence[AuditEntry] = ()) -> Placement | Conflict:
         """Create the placement in state `reserved` and take capacity and port, in one transaction. Its generation and
         container_generation are 1; of a user who was removed, one more than the last they had: none is used twice.
-        USER_EXISTS, PORT_TAKEN or NODE_FULL if that can't be."""
+        USER_EXISTS, PORT_TAKEN or NODE_FULL if that can't be; STALE if the user's files are known to be elsewhere than
+        this was decided on: they were placed and removed since."""
 
     def claim(
         self,
@@ -209,9 +215,18 @@ class Store(MoveStore, Protocol):
         `capacity` (NODE_FULL); None means: don't check.
         """
 
-    def settle(self, user: str, generation: int, state: PlacementState, *, audit: Sequence[AuditEntry] = ()) -> bool:
+    def settle(
+        self,
+        user: str,
+        generation: int,
+        state: PlacementState,
+        *,
+        start: Start | None = None,
+        audit: Sequence[AuditEntry] = (),
+    ) -> bool:
         """End an operation: set `state` if the placement still has `generation`, which stays. Entering `stopped` gives
-        memory and CPU back. False if the generation moved."""
+        memory and CPU back. `start` is recorded as activity, and its sample as the user's. False if the generation
+        moved: then nothing is."""
 
     def release(
         self,

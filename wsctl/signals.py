@@ -36,3 +36,11 @@ class NetworkSample:
     tx_bytes: int
     observed_at: datetime
     cpu_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A workspace was started at that moment, and what its container had sent by then (None: that isn't known)."""
+
+    at: datetime
+    sample: NetworkSample | None = None

@@ -549,6 +549,34 @@ def test_acquire_and_release_are_one_command_each(killable: tuple[RedisServer, T
     leases.close()
 
 
+@pytest.mark.parametrize("names", [["a"], [f"user:u{n}" for n in range(100)]], ids=["one", "hundred"])
+def test_rows_are_taken_and_given_back_in_one_round_trip_each(
+    mariadb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
+    """Counted where the driver sends: BEGIN and COMMIT would be round trips of their own."""
+    from pymysql.connections import Connection
+
+    sent: list[object] = []
+    send = Connection._execute_command
+
+    def counted(self: Any, command: int, sql: object) -> None:
+        sent.append(sql)
+        send(self, command, sql)
+
+    database = mariadb.new_database()
+    leases = Table("mariadb", None, mariadb.url(database), tmp_path, "c").open(proof_s=0.5)
+    leases.ls()  # connected from here on
+    monkeypatch.setattr(Connection, "_execute_command", counted)
+    with leases.acquire(names, command="x") as held:
+        held.check()
+    monkeypatch.undo()
+    assert ["INSERT" in str(sql) for sql in sent] == [True, False], "two, one to take and one to give back"
+    assert "DELETE" in str(sent[1])
+    assert leases.ls() == []
+    leases.close()
+    mariadb.admin(f"DROP DATABASE {database}")
+
+
 def test_rows_are_only_opened_when_a_lease_is_asked_for(tmp_path: Path) -> None:
     leases = open_leases(None, cluster="c", rows=_no_rows, base=tmp_path)
     leases.close()

@@ -248,16 +248,28 @@ def test_homes_outlive_placements(store: SqlStore) -> None:
     assert store.homes() == {}
     assert store.release("alice", 1, keep_home=True)
     assert store.homes() == {"alice": "n1"}
-    assert placed(store.reserve(want(node="n2"))).generation == 2, "no generation is used twice"
+    assert placed(store.reserve(want(node="n2", home="n1"))).generation == 2, "no generation is used twice"
     assert store.release("alice", 2, keep_home=None)
     assert store.homes() == {"alice": "n1"}
-    placed(store.reserve(want(node="n2")))
+    placed(store.reserve(want(node="n2", home="n1")))
     assert store.release("alice", 3, keep_home=True)
     assert store.homes() == {"alice": "n2"}
     assert store.release("alice", 3, keep_home=True)  # gone already: nothing is known about where it was
     assert store.homes() == {"alice": "n2"}
     assert store.release("alice", 0, keep_home=False, home=Home("n2", 3))
     assert store.homes() == {}
+
+
+def test_who_decided_on_another_home_is_refused(store: SqlStore) -> None:
+    """The user was placed, worked, and was removed since: their files are somewhere now, or somewhere else."""
+    placed(store.reserve(want()))
+    assert store.release("alice", 1, keep_home=True)
+    assert store.reserve(want(node="n2")) is Conflict.STALE
+    assert store.reserve(want(node="n2", home="n3")) is Conflict.STALE
+    assert store.reserve(want(home="n1", port=20005)) != Conflict.STALE
+    assert store.release("alice", 2, keep_home=False)
+    assert store.reserve(want(home="n1")) is Conflict.STALE
+    placed(store.reserve(want(node="n2")))
 
 
 def test_usage_never_falls_below_zero(store: SqlStore, place: Place) -> None:

@@ -42,8 +42,8 @@ class Process:
 
 class Task:
     """One thread of a process. `looked_at` is the time of its last contact with the outside, `op` what it asks of the
-    store, `claimed` the generations that it was given, by user. One that `leads` is the main thread of its process,
-    which Ctrl-C reaches."""
+    store, `group` what it asks for others along with its own, `claimed` the generations that it was given, by user. One
+    that `leads` is the main thread of its process, which Ctrl-C reaches."""
 
     def __init__(self, name: str, process: Process, work: Callable[[], Any] | None, *, leads: bool = True) -> None:
         self.name = name
@@ -58,6 +58,7 @@ class Task:
         self.on_end: Callable[[], None] = lambda: None
         self.looked_at = 0.0
         self.op: tuple[str, tuple[Any, ...]] = ("", ())
+        self.group: list[tuple[str, tuple[Any, ...]]] = []
         self.claimed: dict[str, int] = {}
         self.ticket = 0
 

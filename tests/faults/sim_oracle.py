@@ -11,7 +11,7 @@ goes wrong in it must be found and mended afterwards, and is counted in `gaps`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.faults import invariants
@@ -44,8 +44,8 @@ class Oracle:
 
     # ---- the state database
 
-    def after_write(self, process: Process, op: tuple[str, tuple[Any, ...]]) -> None:
-        """A transaction of the placements was committed, asked for by `process`."""
+    def after_write(self, process: Process, ops: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+        """A transaction of the placements was committed, asked for by `process`; `ops` are what it was made of."""
         now = {p.user: p for p in self.site.store.placements()}
         was, self.placements = self.placements, now
         usage = self.site.store.usage()
@@ -56,15 +56,15 @@ class Oracle:
             *invariants.room(usage, self.capacity),
         ):
             self.violate(problem)
-        name, args = op
         for user in sorted({*was, *now}):
             old, new = was.get(user), now.get(user)
             if (old and old.generation) != (new and new.generation):
                 self.moved_at[user] = self.kernel.now
             if old != new:
                 self._moved(user, old, new)
-            if old is not None and old != new and args[0] == user:
-                self._by_right(process, old, name, args[1])
+            for name, args in ops:
+                if old is not None and old != new and args[0] == user:
+                    self._by_right(process, old, name, args[1])
 
     def _moved(self, user: str, old: Placement | None, new: Placement | None) -> None:
         if new is not None and old is not None:

@@ -4,7 +4,7 @@ Responsible for: the `World` of a simulated process, its fan-out in virtual time
 responsible for: what happens on the way (`sim_world`).
 
 Production code begins threads in two places: the renewer of leases (`sim_leases`) and `transport.fanout.run`, here
-replaced by tasks of the kernel. It waits and rolls dice in one more: the taking of leases.
+replaced by tasks of the kernel. It waits in two more: for its turn in a group of writes, and, rolling dice, for leases.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tests.builders import CLUSTER
-from tests.faults.sim_kernel import Killed, Process
+from tests.faults.sim_kernel import Kernel, Killed, Process, Task
 from tests.faults.sim_leases import LeaseWire, NoLeases, SimRenewer
 from tests.faults.sim_world import TTL_S, Contact, Sim, SimClock
 from tests.worlds import EFFECTS, Commands
@@ -25,6 +25,7 @@ from wsctl.coordination.leases import BackendLeases
 from wsctl.errors import NodeUnreachable
 from wsctl.model import Placement
 from wsctl.records import Actor
+from wsctl.store import together
 from wsctl.store.leases import LeaseRows
 from wsctl.transport import fanout
 from wsctl.workflow import World
@@ -56,12 +57,13 @@ class SimDatabase:
         return self._carry("state read", effect)
 
     def write(self, work: Callable[..., Any]) -> Any:
-        op = self._sim.kernel.current.op
+        task = self._sim.kernel.current
+        ops = list(task.group) or [task.op]
 
         def effect() -> Any:
             result = self._real.write(work)
-            if op[0] in _MOVING:
-                self._sim.oracle.after_write(self._process, op)
+            if any(op[0] in _MOVING for op in ops):
+                self._sim.oracle.after_write(self._process, ops)
             return result
 
         return self._carry("state write", effect)
@@ -85,6 +87,38 @@ class StoreWire:
         self._process = process
         database: Any = SimDatabase(sim, process, "state")
         self._real = sim.store_type(database, CLUSTER, sim.site.store.schema_version())
+        for calls in (self._real._writes, self._real._reads):
+            calls._lead = self._dawdle(calls._lead)
+        self._real._writes._carry = self._say_who(self._real._writes._carry)
+
+    def _dawdle(self, lead: Callable[..., Any]) -> Callable[..., Any]:
+        """A thread may be held up before it looks who else is there: so others come in time to go with it."""
+        kernel = self._sim.kernel
+
+        def late(call: Any) -> Any:
+            if kernel.rng.random() < 0.5:
+                kernel.sleep(kernel.rng.uniform(0.0, 0.04))
+            return lead(call)
+
+        return late
+
+    def _say_who(self, carry: Callable[..., Any]) -> Callable[..., Any]:
+        """Let the oracle know whose writes a transaction is about: those of one task, or of several."""
+
+        def told(calls: Sequence[Any]) -> Any:
+            task = self._sim.kernel.current
+            self._sim.groups[len(calls)] += 1
+            if len(calls) > 1:
+                task.group = [
+                    ("settle", (call.user, call.generation)) if hasattr(call, "generation") else ("reserve", (call,))
+                    for call in calls
+                ]
+            try:
+                return carry(calls)
+            finally:
+                task.group = []
+
+        return told
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._real, name)
@@ -107,6 +141,26 @@ class StoreWire:
             return result
 
         return call
+
+
+class SimTurn:
+    """`store.together.Turn` by the agenda. Who waited has heard from outside what its leader heard."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._task: Task | None = None
+        self._come = False
+
+    def wait(self) -> None:
+        self._task = self._kernel.current
+        while not self._come:
+            self._kernel.block()
+
+    def come(self) -> None:
+        self._come = True
+        if self._task is not None:
+            self._task.looked_at = self._kernel.current.looked_at
+            self._kernel.wake(self._task)
 
 
 class EngineWire:
@@ -251,6 +305,7 @@ class Simulated:
         swaps: list[tuple[Any, str, Any]] = [
             (leases_module, "time", SimpleNamespace(sleep=kernel.sleep)),
             (leases_module, "random", SimpleNamespace(uniform=kernel.rng.uniform)),
+            (together, "Turn", lambda: SimTurn(kernel)),
             (leases_module, "secrets", SimpleNamespace(token_hex=lambda n: f"{next(tokens):0{2 * n}x}")),
         ]
         real = fanout.run

@@ -7,6 +7,7 @@ others act meanwhile, and faults strike. Not responsible for: which commands are
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -75,6 +76,8 @@ class Sim:
         self.violations: list[str] = []
         self.trace: list[str] | None = [] if trace else None
         self.contacts = 0
+        self.groups: Counter[int] = Counter()
+        """How many writes were asked for together, and how often."""
         self.leases_in = self.rng.choices(list(LEASES_IN), weights=list(LEASES_IN.values()))[0]
         self.hiccups = self.rng.choice((0.02, 0.07, 0.07, 0.25))
         self.strategy = self.rng.choice((Strategy.SPREAD, Strategy.BINPACK, Strategy.BINPACK))

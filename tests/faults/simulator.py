@@ -37,6 +37,7 @@ USERS = ("alice", "bob", "carol")
 _VERBS = {
     "place": 7,
     "place two": 1.5,
+    "place three": 1.0,
     "stop": 3,
     "start": 2,
     "restart": 1.5,
@@ -44,6 +45,7 @@ _VERBS = {
     "rm": 2.5,
     "purge": 1.5,
     "stop two": 0.7,
+    "start three": 0.5,
     "reap": 1.5,
     "cordon": 0.4,
     "reconcile": 0.8,
@@ -62,6 +64,7 @@ class Result:
     faults: Counter[Kind]
     gaps: Counter[str]
     outcomes: Counter[str]
+    groups: Counter[int]
     trace: list[str] = field(default_factory=list)
 
 
@@ -142,6 +145,7 @@ class Schedule:
             sim.faults.counts,
             sim.oracle.gaps,
             self.outcomes,
+            sim.groups,
             sim.trace or [],
         )
 
@@ -169,7 +173,8 @@ class Schedule:
         users = USERS[:crowd]
         for _ in range(rng.randint(1, 4)):
             (verb,) = rng.choices(list(taste), weights=list(taste.values()))
-            chosen = tuple(rng.sample(USERS[:2], 2)) if verb.endswith("two") else (rng.choice(users),)
+            many = {"two": USERS[:2], "three": USERS}.get(verb.rpartition(" ")[2])
+            chosen = tuple(rng.sample(many, len(many))) if many else (rng.choice(users),)
             thinks_s = rng.choice((0.2, 5.0, 60.0)) if rng.random() < 0.2 else None
             yield Command(verb, chosen, thinks_s)
 
@@ -251,7 +256,7 @@ class Schedule:
 
 
 def _type(command: Command, commands: Commands, options: dict[str, Any]) -> list[Outcome]:
-    verb, users = command.verb.removesuffix(" two"), command.users
+    verb, users = command.verb.partition(" ")[0], command.users
     if verb == "place":
         return commands.place(*users, **options)
     del options["strategy"]
@@ -328,6 +333,9 @@ class _Total:
         self.numbers["contacts with the outside"] += result.contacts
         self.faults += result.faults
         self.gaps += result.gaps
+        self.numbers["transactions of several users' writes"] += sum(
+            number for size, number in result.groups.items() if size > 1
+        )
         if result.violations:
             self.broken.append(result)
             print(f"seed {result.seed}: {result.violations[0]}", file=sys.stderr)

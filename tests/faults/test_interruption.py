@@ -130,19 +130,19 @@ class Writer:
 
 
 WRITERS = {
-    "place new": Writer(nothing, lambda c: c.place("alice"), 8),
-    "place new, image absent": Writer(image_absent, lambda c: c.place("alice"), 9),
+    "place new": Writer(nothing, lambda c: c.place("alice"), 7),
+    "place new, image absent": Writer(image_absent, lambda c: c.place("alice"), 8),
     "place new, ports busy": Writer(ports_busy, lambda c: c.place("alice"), 18),
     "place new, node refuses": Writer(home_refuses, lambda c: c.place("alice"), 14),
-    "place removed": Writer(removed, lambda c: c.place("alice"), 8),
-    "place stopped": Writer(stopped, lambda c: c.place("alice"), 8),
+    "place removed": Writer(removed, lambda c: c.place("alice"), 7),
+    "place stopped": Writer(stopped, lambda c: c.place("alice"), 7),
     "place stopped, port lost": Writer(stopped_and_port_lost, lambda c: c.place("alice"), 12),
-    "place failed": Writer(failed, lambda c: c.place("alice"), 6),
-    "place, container lost": Writer(container_lost, lambda c: c.place("alice"), 8),
-    "start": Writer(stopped, lambda c: c.start("alice"), 8),
+    "place failed": Writer(failed, lambda c: c.place("alice"), 5),
+    "place, container lost": Writer(container_lost, lambda c: c.place("alice"), 7),
+    "start": Writer(stopped, lambda c: c.start("alice"), 7),
     "stop": Writer(placed, lambda c: c.stop("alice"), 5),
-    "restart": Writer(placed, lambda c: c.restart("alice"), 9),
-    "restart --recreate": Writer(placed, lambda c: c.restart("alice", recreate=True), 10),
+    "restart": Writer(placed, lambda c: c.restart("alice"), 8),
+    "restart --recreate": Writer(placed, lambda c: c.restart("alice", recreate=True), 9),
     "rm": Writer(placed, lambda c: c.rm("alice"), 6, removes=True),
     "rm --purge-data": Writer(placed, lambda c: c.rm("alice", purge=True), 7, purges=True, removes=True),
     "rm --purge-data of a removed user": Writer(

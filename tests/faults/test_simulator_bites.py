@@ -29,6 +29,9 @@ SEEDS = 4000
 
 Sabotage = Callable[[pytest.MonkeyPatch], type[SqlStore]]
 
+MANY = "place+two place+three stop+two start+three rm"
+"""Where writes of several users come together."""
+
 ENDLESS = Capacity(10**9, 10**18, 10**9)
 
 
@@ -70,6 +73,23 @@ class Oversells(SqlStore):
 class OversellsStarts(SqlStore):
     def claim(self, user: str, generation: int, state: Any, capacity: Any = None, **kwargs: Any) -> Any:
         return super().claim(user, generation, state, None, **kwargs)
+
+
+class GroupsIgnoreGenerations(SqlStore):
+    """Alone everybody is checked, together nobody is."""
+
+    def _changes(self, session: Any, changing: Any) -> Any:
+        users = [call.user for call in changing]
+        now = {user: self._find(session, user) for user in users}
+        current = [replace(c, generation=now[c.user].generation, was=None) for c in changing if now[c.user] is not None]
+        return super()._changes(session, current if len(current) == len(users) else changing)
+
+
+class GroupsOversell(SqlStore):
+    """Alone everybody asks for room, together nobody does."""
+
+    def _shift_all(self, session: Any, wanted: Any, changing: Any, changes: Any) -> None:
+        super()._shift_all(session, [replace(one, capacity=ENDLESS) for one in wanted], changing, changes)
 
 
 class GivesBackTwice(SqlStore):
@@ -194,6 +214,8 @@ SABOTAGES: dict[str, tuple[Sabotage, str]] = {
     "a purge of left files doesn't say which": (homes_not_compared, "place rm purge"),
     "room isn't checked when it is taken": (store(Oversells), "place rm"),
     "room isn't checked when a stopped one comes back": (store(OversellsStarts), "place stop start"),
+    "writes that go together ignore generations": (store(GroupsIgnoreGenerations), MANY),
+    "writes that go together oversell": (store(GroupsOversell), MANY),
     "ports aren't unique": (ports_not_unique, "place"),
     "a release gives back twice": (store(GivesBackTwice), ""),
     "homes are forgotten": (store(ForgetsHomes), ""),
@@ -210,7 +232,8 @@ RARE = {"a purge of left files doesn't say which": 430}
 def test_a_missing_safeguard_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sabotage, verbs = SABOTAGES[name]
     begin = RARE.get(name, 0)
-    broken = first_violation(range(begin, begin + SEEDS), store=sabotage(monkeypatch), verbs=verbs.split())
+    words = [verb.replace("+", " ") for verb in verbs.split()]
+    broken = first_violation(range(begin, begin + SEEDS), store=sabotage(monkeypatch), verbs=words)
     assert broken is not None, f"not found in {SEEDS} schedules"
     print(f"seed {broken.seed}: {broken.violations[0]}")
 

@@ -210,6 +210,18 @@ def test_a_reservation_that_lost_says_to_whom(site: Site) -> None:
         do(site, reserve("carol", 20001, workspaces=1))
 
 
+def test_a_reservation_decided_before_the_users_files_came_to_be_is_refused(site: Site) -> None:
+    """Somebody slept over a whole life of the user on another node: what they decided would leave the files behind."""
+    decided = reserve()
+    site.run("place", "alice")
+    site.run("rm", "alice")
+    (home,) = site.store.homes().values()
+    with pytest.raises(PlanChanged, match="placed and removed the user since"):
+        do(site, decided)
+    assert site.store.placements() == []
+    assert do(site, replace(decided, home=home)) is not None
+
+
 def test_a_claim_without_room_and_one_for_a_port_that_is_given_away(site: Site) -> None:
     placement = placed(site)
     do(site, reserve("bob", 20001))

@@ -180,7 +180,7 @@ def ls(app: App) -> None:
     from wsctl.evidence import INGESTED
     from wsctl.output import Column, ago
 
-    now = app.clock_of(app.store).now()
+    now = app.clock_of(app.store_for_reading).now()
     notes = app.store_for_reading.notes(INGESTED)
     items = [{"log": name, "read_at": note.noted_at} for name, note in sorted(notes.items())]
     app.out.rows(items, (Column("log"), Column("read_at", "read", show=lambda at: ago(at, now))))  # type: ignore[arg-type]

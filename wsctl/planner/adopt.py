@@ -49,7 +49,7 @@ def adoption(
         return [Difference(kinds[0], user, name, f"{container.name}: {reason}", fix, safe=False)], []
     fix = f"adopted on port {port}: put aside, and made anew on the same files"
     found = Difference(kinds[0], user, name, f"{container.name} is in no placement", fix)
-    return [found], _steps(user, spec, node, container, port)
+    return [found], _steps(user, spec, node, container, port, view.homes.get(user))
 
 
 def _why_not(user: str, spec: WorkspaceSpec, view: ClusterView, copy: Copy) -> tuple[str, str] | None:
@@ -99,7 +99,9 @@ def _port(node: NodeView, view: ClusterView, container: Container) -> int | None
     return next_port(node) if others or recorded or damaged else port
 
 
-def _steps(user: str, spec: WorkspaceSpec, node: NodeView, container: Container, port: int) -> list[Step]:
+def _steps(
+    user: str, spec: WorkspaceSpec, node: NodeView, container: Container, port: int, home: str | None
+) -> list[Step]:
     name = node.node.name
     steps: list[Step] = [
         Reserve(
@@ -111,6 +113,7 @@ def _steps(user: str, spec: WorkspaceSpec, node: NodeView, container: Container,
             resources=spec.resources,
             capacity=node.node.capacity,
             workspace_class=spec.name,
+            home=home,
         )
     ]
     aside = set_aside(user, name, CAUSE, container)

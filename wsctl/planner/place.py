@@ -67,6 +67,7 @@ def plan_place(
             resources=spec.resources,
             capacity=node.node.capacity,
             workspace_class=spec.name,
+            home=view.homes.get(user),
         )
     ]
     if leftover is not None:

@@ -3,9 +3,9 @@
 Responsible for: giving new rows their numbers, times and digests, whoever else appends at the same moment. Not
 responsible for: the transaction (a write of the store, whose last statements these are), nor for reading (`audit`).
 
-Costs three statements a target (for up to 40 rows): read and lock the head, insert, write the head. Nothing is locked
-but the heads of the targets, in their order, and always last; so writers of different targets never wait for each
-other here, and those of one target queue.
+Costs three statements for up to 40 rows, of one target or of many: read and lock the heads, insert, write the heads.
+Nothing is locked but the heads of the targets, in their order, and always last; so writers of different targets never
+wait for each other here, and those of one target queue.
 """
 
 from __future__ import annotations
@@ -42,9 +42,46 @@ class AuditAppender:
         targets: dict[str, list[AuditEntry]] = {}
         for entry in entries:
             targets.setdefault(key(entry.target, chain.NAME_LIMIT), []).append(entry)
-        for target in sorted(targets):
-            for chunk in _chunks(targets[target]):
-                self._extend(session, target, chunk)
+        if len(targets) > 1:
+            self._extend_each(session, targets)
+            return
+        for target, some in targets.items():
+            self._extend_all(session, target, some)
+
+    def _extend_each(self, session: Session, targets: dict[str, list[AuditEntry]]) -> None:
+        """Several chains with three statements, as far as they are short: what a batch adds to each of its users'."""
+        names = sorted(targets)
+        while names:
+            some: list[str] = []
+            number = 0
+            while names and (not some or number + len(targets[names[0]]) <= _CHUNK):
+                number += len(targets[names[0]])
+                some.append(names.pop(0))
+            try:
+                if number > _CHUNK:
+                    self._extend_all(session, some[0], targets[some[0]])
+                else:
+                    self._extend_some(session, {name: targets[name] for name in some})
+            except Duplicate:  # of nothing: the statement that says so has changed nothing
+                for name in some:
+                    self._extend_all(session, name, targets[name])
+
+    def _extend_some(self, session: Session, targets: dict[str, list[AuditEntry]]) -> None:
+        """As `_extend`, of several targets at once. Raises Duplicate, with nothing changed, if any of them is damaged
+        or was extended by somebody else."""
+        heads = self._heads(session, list(targets))
+        params: list[object] = []
+        after: list[object] = []
+        for target, entries in targets.items():
+            head = self._chain(target, entries, heads[target], params)
+            after += [self._cluster, target, head.sequence, head.digest, self._dialect.encode_time(head.at)]
+        self._insert_rows(session, params, sum(map(len, targets.values())))
+        keys, columns = ["cluster", "target"], ["sequence", "digest", "at"]
+        session.execute(self._dialect.upsert("audit_heads", keys, columns, rows=len(targets)), after)
+
+    def _extend_all(self, session: Session, target: str, entries: Sequence[AuditEntry]) -> None:
+        for chunk in _chunks(entries):
+            self._extend(session, target, chunk)
 
     def _extend(self, session: Session, target: str, entries: Sequence[AuditEntry]) -> None:
         head = self._head(session, target)
@@ -71,17 +108,42 @@ class AuditAppender:
         at = decode(now) if last is None else max(decode(last), decode(now))
         return _Head(sequence or 0, chain.GENESIS if digest is None else digest, at)
 
+    def _heads(self, session: Session, targets: Sequence[str]) -> dict[str, _Head]:
+        """The heads of several targets, locked in their order. Joined to the time, which thus comes in any case."""
+        sql = (
+            f"SELECT n.at, h.target, h.sequence, h.digest, h.at FROM (SELECT {self._dialect.now} AS at) n "
+            f"LEFT JOIN audit_heads h ON h.cluster = ? AND h.target IN ({marks(len(targets))}){self._dialect.locked}"
+        )
+        found = session.query(sql, (self._cluster, *targets))
+        decode = self._dialect.decode_time
+        now = decode(found[0][0])
+        known = {
+            target: _Head(sequence, digest, max(decode(last), now))
+            for _, target, sequence, digest, last in found
+            if target is not None
+        }
+        return {target: known.get(target) or _Head(0, chain.GENESIS, now) for target in targets}
+
     def _insert(self, session: Session, target: str, entries: Sequence[AuditEntry], head: _Head) -> _Head:
         """Insert rows behind `head`; the head afterwards."""
-        sequence, digest, params = head.sequence, head.digest, []
+        params: list[object] = []
+        after = self._chain(target, entries, head, params)
+        self._insert_rows(session, params, len(entries))
+        return after
+
+    def _chain(self, target: str, entries: Sequence[AuditEntry], head: _Head, params: list[object]) -> _Head:
+        """Add the entries' rows behind `head` to `params`; the head afterwards."""
+        sequence, digest = head.sequence, head.digest
         for entry in entries:
             sequence, fields = sequence + 1, chain.stored(entry)
             digest = chain.row_digest(self._cluster, target, sequence, head.at, fields, digest)
             params += [self._cluster, target, sequence, self._dialect.encode_time(head.at), *fields, digest]
-        row = f"({marks(len(params) // len(entries))})"
-        sql = f"INSERT INTO audit (cluster, {chain.COLUMNS}) VALUES {', '.join([row] * len(entries))}"
-        session.execute(sql, params)
         return _Head(sequence, digest, head.at)
+
+    @staticmethod
+    def _insert_rows(session: Session, params: Sequence[object], number: int) -> None:
+        row = f"({marks(len(params) // number)})"
+        session.execute(f"INSERT INTO audit (cluster, {chain.COLUMNS}) VALUES {', '.join([row] * number)}", params)
 
     def _insert_behind_damage(self, session: Session, target: str, entries: Sequence[AuditEntry], head: _Head) -> _Head:
         """Rows exist that the head doesn't know: somebody meddled with it. The work goes on, and the new row follows

@@ -12,6 +12,7 @@ from typing import TypeVar
 from wsctl.errors import BackendError
 from wsctl.store.audit_append import AuditAppender
 from wsctl.store.database import Database, Raced, Session
+from wsctl.store.seen import SeenWriter
 
 T = TypeVar("T")
 
@@ -26,6 +27,7 @@ class ClusterRows:
         self._dialect = database.dialect
         self._cluster = cluster
         self._log = AuditAppender(database.dialect, cluster)
+        self._sights = SeenWriter(database.dialect, cluster)
 
     def _write(self, work: Callable[[Session], T]) -> T:
         """`work` in a transaction, again when it raced with another writer. Raises BackendError if it always does."""

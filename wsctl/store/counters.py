@@ -26,6 +26,18 @@ class Shift:
     def __bool__(self) -> bool:
         return self != Shift()
 
+    def __add__(self, other: Shift) -> Shift:
+        """Both, `other` behind this one."""
+        return Shift(
+            self.workspaces + other.workspaces,
+            self.active + other.active,
+            self.memory_bytes + other.memory_bytes,
+            self.cpus_milli + other.cpus_milli,
+            self.routes + other.routes,
+            self.port if other.port is None else other.port,
+            self.placed or other.placed,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -47,6 +59,11 @@ class Change:
         was, will, moved = old.state.is_routed, self.state.is_routed, self.port != old.host_port
         routes = was != will or (was and moved)
         return Shift(0, active, memory, cpus, routes=int(routes), port=self.port if moved else None)
+
+
+def settled(old: Placement, state: PlacementState) -> Change:
+    """The end of an operation: another state and nothing else."""
+    return Change(old, state, old.generation, old.container_generation, old.host_port, old.resources)
 
 
 def taken(resources: Resources, sign: int) -> tuple[int, int, int]:

@@ -56,9 +56,12 @@ class LeaseRows:
 
     def held(self, names: Sequence[str], token: str) -> set[str]:
         """Those of `names` that `token` holds now."""
-        sql = f"SELECT name FROM leases WHERE {self._mine(names)} AND expires_at > {self._dialect.now}"
-        found = self._database.read(lambda session: session.query(sql, (self._cluster, token, *names)))
-        return {str(row[0]) for row in found}
+        where, params = f"{self._mine(names)} AND expires_at > {self._dialect.now}", (self._cluster, token, *names)
+        # A batch proves all of its leases again and again: counting them costs a tenth of reading them.
+        count, read = f"SELECT COUNT(*) FROM leases WHERE {where}", f"SELECT name FROM leases WHERE {where}"
+        if self._database.read(lambda session: session.query(count, params))[0][0] == len(names):
+            return set(names)
+        return {str(row[0]) for row in self._database.read(lambda session: session.query(read, params))}
 
     def give_back(self, names: Sequence[str], token: str) -> None:
         """Delete those of `names` that `token` holds."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 from wsctl.errors import BackendError
@@ -24,10 +25,11 @@ from wsctl.model import Capacity, DamagedPlacement, Placement, PlacementState, R
 from wsctl.moving import Home
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import AuditEntry
+from wsctl.signals import Start
 from wsctl.spots import Spot
 from wsctl.store import rows
 from wsctl.store.base import ATTEMPTS, always_raced
-from wsctl.store.counters import COUNTERS, SET_COUNTERS, Change, Shift, room, taken
+from wsctl.store.counters import COUNTERS, SET_COUNTERS, Change, Shift, room, settled, taken
 from wsctl.store.database import Duplicate, Raced, Row, Session
 from wsctl.store.homes import HomeRows
 
@@ -42,7 +44,7 @@ class Lost(Exception):
         self.conflict = conflict
 
 
-class _NoNodeRow(Exception):
+class NoNodeRow(Exception):
     """Undo the transaction and make the node's row first. In a transaction of its own, because two that find it
     missing would otherwise deadlock on it."""
 
@@ -51,7 +53,7 @@ class _NoNodeRow(Exception):
         self.node = node
 
 
-_NEXT = "(SELECT COALESCE(MAX(r.generation), 0) + 1 FROM retired r WHERE r.cluster = ? AND r.user = ?)"
+_FIRST = "(SELECT COALESCE(MAX(r.generation), 0) + 1 FROM retired r WHERE r.cluster = ? AND r.user = ?)"
 """The first generation of a user's next placement."""
 
 
@@ -114,6 +116,7 @@ class PlacementRows(HomeRows):
             self._refuse_moving_port(session, wanted.node, wanted.port)
             self._insert(session, wanted)
             made = self._found(session, wanted.user)
+            self._refuse_other_home(session, wanted)
             self._log.append(session, audit)
             return made
 
@@ -161,11 +164,17 @@ class PlacementRows(HomeRows):
             return Conflict.PORT_TAKEN
         return done or Conflict.STALE
 
-    def settle(self, user: str, generation: int, state: PlacementState, *, audit: Sequence[AuditEntry] = ()) -> bool:
-        def change(old: Placement) -> Change:
-            return Change(old, state, old.generation, old.container_generation, old.host_port, old.resources)
-
-        return self._change(user, generation, change, None, audit) is not None
+    def settle(
+        self,
+        user: str,
+        generation: int,
+        state: PlacementState,
+        *,
+        start: Start | None = None,
+        audit: Sequence[AuditEntry] = (),
+    ) -> bool:
+        starts = {user: start} if start is not None else {}
+        return self._change(user, generation, lambda old: settled(old, state), None, audit, starts=starts) is not None
 
     def release(
         self,
@@ -209,7 +218,7 @@ class PlacementRows(HomeRows):
             # The home's row first: it is the lock that keeps two of these apart.
             self._forget_home(session, user)
             self._remember_home(session, user, node)
-            ((following,),) = session.query(f"SELECT {_NEXT}", (self._cluster, user))
+            ((following,),) = session.query(f"SELECT {_FIRST}", (self._cluster, user))
             self._retire(session, user, int(following))
             self._log.append(session, audit)
             return True
@@ -233,7 +242,7 @@ class PlacementRows(HomeRows):
             placed = session.query(count, (stopped, stopped, stopped, *key))[0]
             right = [int(a) + int(b) for a, b in zip(placed, session.query(moving, key)[0], strict=True)]
             if not row and any(right):
-                raise _NoNodeRow(node)
+                raise NoNodeRow(node)
             if not row or [int(value) for value in row[0]] == right:
                 return False
             session.execute(correct, (*right, *key))
@@ -257,6 +266,7 @@ class PlacementRows(HomeRows):
         audit: Sequence[AuditEntry],
         *,
         begins: bool = False,
+        starts: Mapping[str, Start] = MappingProxyType({}),
     ) -> Placement | None:
         """Apply `change` to the placement if it has `generation`; the placement afterwards, None if it moved. With
         `begins` a move of the user ends."""
@@ -276,6 +286,7 @@ class PlacementRows(HomeRows):
             if not session.execute(*self._update(new)):
                 raise Raced
             changed = self._found(session, user)
+            self._sights.start(session, starts)
             self._log.append(session, audit)
             return changed
 
@@ -286,7 +297,7 @@ class PlacementRows(HomeRows):
         for _ in range(ATTEMPTS):
             try:
                 return super()._write(work)
-            except _NoNodeRow as missing:
+            except NoNodeRow as missing:
                 self._make_node_row(missing.node)
         raise always_raced()
 
@@ -307,18 +318,19 @@ class PlacementRows(HomeRows):
             raise BackendError(f"the state database lost the row of {user!r} while writing it")
         return found
 
-    def _insert(self, session: Session, wanted: Reservation) -> None:
+    def _insert(self, session: Session, *all_wanted: Reservation) -> None:
         now = self._dialect.now
-        session.execute(
-            f"INSERT INTO placements (cluster, {rows.PLACEMENT_COLUMNS}) "
-            f"VALUES (?, ?, ?, ?, ?, ?, {_NEXT}, {_NEXT}, ?, ?, ?, ?, {now}, {now})",
-            (
+        row = f"(?, ?, ?, ?, ?, ?, {_FIRST}, {_FIRST}, ?, ?, ?, ?, {now}, {now})"
+        params: list[object] = []
+        for wanted in all_wanted:
+            params += (
                 self._cluster, wanted.user, wanted.node, wanted.address, wanted.port, PlacementState.RESERVED.value,
                 *[self._cluster, wanted.user] * 2,
                 wanted.resources.memory_bytes, wanted.resources.cpus_milli, wanted.resources.pids,
                 wanted.workspace_class,
-            ),
-        )  # fmt: skip
+            )  # fmt: skip
+        into = f"INSERT INTO placements (cluster, {rows.PLACEMENT_COLUMNS})"
+        session.execute(f"{into} VALUES {', '.join([row] * len(all_wanted))}", params)
 
     def _update(self, new: Change) -> tuple[str, tuple[object, ...]]:
         old = new.old
@@ -333,11 +345,14 @@ class PlacementRows(HomeRows):
             ),
         )  # fmt: skip
 
-    def _shift(self, session: Session, node: str, shift: Shift, capacity: Capacity | None = None) -> bool:
-        """Change the node's counters; False if `capacity` has no room. Locks the node's row until the end."""
-        if not shift:
+    def _shift(
+        self, session: Session, node: str, shift: Shift, capacity: Capacity | None = None, asks: Shift | None = None
+    ) -> bool:
+        """Change the node's counters; False if `capacity` has no room (for `asks`, if that isn't all of it). Locks the
+        node's row until the end."""
+        if not shift and not asks:
             return True
-        where, limits = room(shift, capacity)
+        where, limits = room(asks or shift, capacity)
         sql = (
             f"UPDATE node_usage SET {SET_COUNTERS}, route_changes = route_changes + ?, "
             f"last_port = COALESCE(?, last_port), "
@@ -352,7 +367,7 @@ class PlacementRows(HomeRows):
         if session.query("SELECT 1 FROM node_usage WHERE cluster = ? AND node = ?", (self._cluster, node)):
             # Either there is no room, or the row was made between the two statements: the same again tells which.
             return session.execute(sql, params) > 0
-        raise _NoNodeRow(node)
+        raise NoNodeRow(node)
 
     def _drop_move(self, session: Session, user: str) -> None:
         """Give back what a move of the user has taken on its target, if one was begun."""
@@ -369,6 +384,13 @@ class PlacementRows(HomeRows):
         sql = "SELECT 1 FROM moves WHERE cluster = ? AND target = ? AND host_port = ?" + self._dialect.locked
         if session.query(sql, (self._cluster, node, port)):
             raise Lost(Conflict.PORT_TAKEN)
+
+    def _refuse_other_home(self, session: Session, wanted: Reservation) -> None:
+        """Raise if the user's files aren't where they were. With the placement written nobody can move that any more;
+        before, a release could be on its way."""
+        found = session.query("SELECT node FROM homes WHERE cluster = ? AND user = ?", (self._cluster, wanted.user))
+        if (found[0][0] if found else None) != wanted.home:
+            raise Lost(Conflict.STALE)
 
     def _make_node_row(self, node: str) -> None:
         sql = (

@@ -44,6 +44,14 @@ def placement(row: Row, when: DecodeTime) -> Placement:
         raise _damaged("placements", user, str(error)) from error
 
 
+def generation(row: Row) -> int:
+    """A row (user, generation). Raises BackendError naming the user if that can't be one."""
+    user, number = row
+    if type(number) is not int or number < 1:
+        raise _damaged("placements", user, "not a generation")
+    return number
+
+
 def _impossible(user: Any, node: Any, port: Any, generations: tuple[Any, ...], takes: tuple[Any, ...]) -> str | None:
     """What no placement can have, if there is something. Columns hold any type when a row was made by hand."""
     if type(user) is not str:

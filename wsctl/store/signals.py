@@ -5,31 +5,17 @@ Responsible for: reading and replacing those rows. Not responsible for: what the
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from wsctl.model import Activity, NodeMark, NodeState
 from wsctl.records import AuditEntry
 from wsctl.signals import NetworkSample, Note
 from wsctl.store import rows
 from wsctl.store.base import ClusterRows
-from wsctl.store.database import Duplicate, Session, clean, marks, utc
-
-T = TypeVar("T")
-
-_CHUNK = 150  # rows a statement: below the 999 parameters that old SQLite allows
-
-_SENTINEL = ""
-"""The user, who can't exist, in whose row of `activity` stands since when there are data."""
-
-_SINCE = "SELECT last_active_at FROM activity WHERE cluster = ? AND user = ?"
-
-
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), _CHUNK):
-        yield items[start : start + _CHUNK]
+from wsctl.store.database import Session, clean, marks, utc
+from wsctl.store.seen import SENTINEL, SINCE, chunks
 
 
 class SignalRows(ClusterRows):
@@ -58,31 +44,19 @@ class SignalRows(ClusterRows):
         self.touch_at(dict.fromkeys(users, at), source)
 
     def touch_at(self, times: Mapping[str, datetime], source: str) -> None:
-        why, encode = clean(source, 200), self._dialect.encode_time
-        values = sorted((user, encode(utc(at)), why) for user, at in times.items())
-        columns = ["last_active_at", "source"]
-
-        def work(session: Session) -> None:
-            self._upsert_in(session, "activity", columns, values, newest="last_active_at")
-            if not session.query(_SINCE, (self._cluster, _SENTINEL)):
-                # It goes with the table's rows when somebody empties it: then it isn't known who was active.
-                with contextlib.suppress(Duplicate):
-                    sql = "INSERT INTO activity (cluster, user, last_active_at, source)"
-                    session.execute(f"{sql} VALUES (?, ?, {self._dialect.now}, 'since')", (self._cluster, _SENTINEL))
-
-        self._write(work)
+        self._write(lambda session: self._sights.touch(session, times, source))
 
     def activity_since(self) -> datetime | None:
-        found = self._database.read(lambda session: session.query(_SINCE, (self._cluster, _SENTINEL)))
+        found = self._database.read(lambda session: session.query(SINCE, (self._cluster, SENTINEL)))
         return self._dialect.decode_time(found[0][0]) if found else None
 
     def activity(self, users: Collection[str] | None = None) -> Mapping[str, Activity]:
-        sql = f"SELECT user, last_active_at, source FROM activity WHERE cluster = ? AND user <> '{_SENTINEL}'"
+        sql = f"SELECT user, last_active_at, source FROM activity WHERE cluster = ? AND user <> '{SENTINEL}'"
         found: list[Any] = []
         if users is None:
             found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
         else:
-            for chunk in _chunks(sorted(set(users))):
+            for chunk in chunks(sorted(set(users))):
                 some, params = f"{sql} AND user IN ({marks(len(chunk))})", (self._cluster, *chunk)
                 found += self._database.read(lambda s, some=some, params=params: s.query(some, params))  # type: ignore[misc]
         when = self._dialect.decode_time
@@ -98,20 +72,13 @@ class SignalRows(ClusterRows):
         }
 
     def save_samples(self, samples: Sequence[NetworkSample]) -> None:
-        encode = self._dialect.encode_time
-        last = {sample.user: sample for sample in samples}
-        values = sorted(
-            (s.user, clean(s.container_id, 200), s.tx_bytes, encode(utc(s.observed_at)), s.cpu_ns)
-            for s in last.values()
-        )
-        columns = ["container_id", "tx_bytes", "observed_at", "cpu_ns"]
-        if values:
-            self._database.write(lambda session: self._upsert_in(session, "samples", columns, values))
+        if samples:
+            self._database.write(lambda session: self._sights.sample(session, samples))
 
     def notes(self, topic: str, subjects: Collection[str] | None = None) -> Mapping[str, Note]:
         sql = "SELECT subject, value, noted_at FROM notes WHERE cluster = ? AND topic = ?"
         found: list[Any] = []
-        for chunk in [None] if subjects is None else _chunks(sorted(set(subjects))):
+        for chunk in [None] if subjects is None else chunks(sorted(set(subjects))):
             some = sql if chunk is None else f"{sql} AND subject IN ({marks(len(chunk))})"
             params = (self._cluster, topic, *(chunk or ()))
             found += self._database.read(lambda s, some=some, params=params: s.query(some, params))  # type: ignore[misc]
@@ -122,7 +89,7 @@ class SignalRows(ClusterRows):
         rows = [(self._cluster, topic, subject, clean(values[subject], 2000), when) for subject in sorted(values)]
 
         def work(session: Session) -> None:
-            for chunk in _chunks(rows):
+            for chunk in chunks(rows):
                 sql = self._dialect.upsert("notes", keys, ["value", "noted_at"], rows=len(chunk))
                 session.execute(sql, [value for row in chunk for value in row])
 
@@ -131,17 +98,9 @@ class SignalRows(ClusterRows):
 
     def drop_notes(self, topic: str, subjects: Collection[str]) -> None:
         def work(session: Session) -> None:
-            for chunk in _chunks(sorted(subjects)):
+            for chunk in chunks(sorted(subjects)):
                 sql = f"DELETE FROM notes WHERE cluster = ? AND topic = ? AND subject IN ({marks(len(chunk))})"
                 session.execute(sql, (self._cluster, topic, *chunk))
 
         if subjects:
             self._database.write(work)
-
-    def _upsert_in(
-        self, session: Session, table: str, columns: list[str], values: Sequence[Any], newest: str | None = None
-    ) -> None:
-        """Rows of users. `values` are sorted, so that two of these at once lock their rows in the same order."""
-        for chunk in _chunks(values):
-            sql = self._dialect.upsert(table, ["cluster", "user"], columns, rows=len(chunk), newest=newest)
-            session.execute(sql, [value for row in chunk for value in (self._cluster, *row)])

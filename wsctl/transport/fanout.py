@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from wsctl.errors import NodeUnreachable
@@ -33,47 +34,62 @@ def run(
     start waits a random time up to `jitter_s` seconds, so that a fleet isn't greeted in one burst. KeyboardInterrupt
     gets out at once: the threads are daemons and nobody waits for them.
     """
-    waiting = list(dict.fromkeys(items))
-    order = tuple(waiting)
-    board: _Board[K, R] = _Board(deadline_s)
-    waiting.reverse()
+    order = tuple(dict.fromkeys(items))
+    board: _Board[K, R] = _Board(order, fn, deadline_s, jitter_s)
     with board.changed:
-        while waiting or board.started:
-            while waiting and len(board.started) < max(1, parallel):
-                item = waiting.pop()
-                delay = random.uniform(0.0, jitter_s) if jitter_s > 0 else 0.0  # noqa: S311 - spreads load, no secret
-                board.started[item] = time.monotonic() + delay
-                thread = threading.Thread(target=board.work, args=(item, fn, delay), name=f"node-{item}", daemon=True)
-                thread.start()
-            # Looking up now and then lets Ctrl-C through even when another thread got the signal.
-            board.changed.wait(min(0.5, board.next_deadline()))
-            board.give_up_late()
+        try:
+            while board.waiting or board.started:
+                while board.waiting and len(board.started) < max(1, parallel):
+                    item, delay = board.take()
+                    threading.Thread(target=board.work, args=(item, delay), name=f"node-{item}", daemon=True).start()
+                # Looking up now and then lets Ctrl-C through even when another thread got the signal.
+                board.changed.wait(min(0.5, board.next_deadline()))
+                board.give_up_late()
+        finally:
+            board.waiting.clear()  # interrupted: those at work begin nothing new
     return {item: board.results[item] for item in order}
 
 
 class _Board(Generic[K, R]):
-    """What the workers report to: who is at work since when, and what came out. Guarded by `changed`."""
+    """What the workers report to and take work from: what waits, who is at work since when, and what came out. Guarded
+    by `changed`."""
 
-    def __init__(self, deadline_s: float) -> None:
+    def __init__(self, order: Sequence[K], fn: Callable[[K], R], deadline_s: float, jitter_s: float) -> None:
+        self.fn = fn
         self.deadline_s = deadline_s
+        self.jitter_s = jitter_s
         self.changed = threading.Condition()
+        self.waiting = deque(order)
         self.started: dict[K, float] = {}
         self.results: dict[K, R | Exception] = {}
 
-    def work(self, item: K, fn: Callable[[K], R], delay: float) -> None:
-        """A worker's life: wait, call, report. A result that comes after the deadline is dropped."""
-        if delay > 0:
-            time.sleep(delay)
-        result: R | Exception
-        try:
-            result = fn(item)
-        except Exception as error:  # noqa: BLE001 - results are values; the caller decides what an error means
-            result = error
-        with self.changed:
-            if item in self.started:
+    def take(self) -> tuple[K, float]:
+        """The next item, which counts as begun, and how many seconds to wait before."""
+        item = self.waiting.popleft()
+        delay = random.uniform(0.0, self.jitter_s) if self.jitter_s > 0 else 0.0  # noqa: S311 - spreads load, no secret
+        self.started[item] = time.monotonic() + delay
+        return item, delay
+
+    def work(self, item: K, delay: float) -> None:
+        """A worker's life: wait, call, report, and on with the next item. A result that comes after the deadline is
+        dropped, and its worker ends: somebody else has its place."""
+        while True:
+            if delay > 0:
+                time.sleep(delay)
+            result: R | Exception
+            try:
+                result = self.fn(item)
+            except Exception as error:  # noqa: BLE001 - results are values; the caller decides what an error means
+                result = error
+            with self.changed:
+                if item not in self.started:
+                    return
                 del self.started[item]
                 self.results[item] = result
-                self.changed.notify()
+                if not self.waiting:
+                    self.changed.notify()
+                    return
+                item, delay = self.take()
 
     def next_deadline(self) -> float:
         """Seconds until the first of those at work is late."""
