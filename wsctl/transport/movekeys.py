@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from wsctl.errors import FilesError
+from wsctl.errors import FilesError, NodeUnreachable
 from wsctl.moveports import Way
 from wsctl.transport import copy_scripts as scripts
 from wsctl.transport.file_scripts import FENCE
@@ -96,9 +96,15 @@ class MoveKeys:
 
 def login(target: Host) -> tuple[tuple[str, str, str, str], bytes]:
     """How another node logs in there as we do: host, port, account, host key algorithms; and its line for known_hosts,
-    with the key that we found and verified ourselves."""
+    with the key that we found and verified ourselves. Raises `NodeUnreachable` if the connection has broken since."""
+    import paramiko
+
     session = target.session
-    host_key = session.transport.get_remote_server_key()
+    try:
+        host_key = session.transport.get_remote_server_key()
+    except paramiko.SSHException as error:
+        hint = "the network was dropped, or its sshd was stopped"
+        raise NodeUnreachable(target.name, "the SSH connection to it broke", hint=hint) from error
     kind = host_key.get_name()
     algorithms = "rsa-sha2-512,rsa-sha2-256" if kind == "ssh-rsa" else kind
     known = f"wsctl-target {kind} {base64.b64encode(host_key.asbytes()).decode()}\n"
