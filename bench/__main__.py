@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from bench import (
     cli,
+    detection,
     drain,
     gateway,
     gets,
@@ -49,6 +50,8 @@ BENCHMARKS = {
     "place-one": Benchmark(place_one.run, place_one.ROUNDS),
     "place-60": Benchmark(place_many.run, place_many.ROUNDS),
     "gets": Benchmark(gets.run, gets.ROUNDS),
+    # Minutes, and nodes that die: only by name.
+    "detection": Benchmark(detection.run, detection.ROUNDS, by_default=False),
     # Minutes, and gigabytes on disk: only by name.
     "drain-30": Benchmark(drain.run, drain.ROUNDS, by_default=False),
     # On a machine with two cores its ratio depends on what else they do (docs/reliability.md): only by name.

@@ -86,6 +86,7 @@ class Watcher:
     _told: dict[str, Health] = field(default_factory=dict)
     _reported: dict[str, float] = field(default_factory=dict)
     _tried: dict[str, float] = field(default_factory=dict)
+    _unfinished: dict[str, str] = field(default_factory=dict)
     _returned: dict[str, float] = field(default_factory=dict)
     _fallen: dict[str, float] = field(default_factory=dict)
     _errands: Errands = field(default_factory=lambda: Errands(MOST_ERRANDS))
@@ -263,8 +264,10 @@ class Watcher:
             if unable is None:
                 self._report(name, verdict, now)
             if verdict.health is Health.DOWN:
-                self._act(name, verdict, now)
-        for name in down:
+                self._act(name, verdict.reason, now)
+        for name in down if unable is None else ():
+            if name in self._unfinished and not self._is_well(name, now):
+                self._act(name, self._unfinished[name], now)
             self._welcome(name, now)
 
     def _tell(self, judgement: Judgement, unable: str | None) -> None:
@@ -307,11 +310,18 @@ class Watcher:
             well = self._seen.get(name, (None, None))[0]
             return well is not None and now - well < self.rules.suspect_after_s and self._known[name].misses == 0
 
-    def _act(self, name: str, verdict: Verdict, now: float) -> None:
+    def _act(self, name: str, reason: str, now: float) -> None:
+        """Have it failed over; again after a while as long as that fails, also once it is marked down."""
         on_down = self.on_down
         if on_down is None or now - self._tried.get(name, -math.inf) < RETRY_S:
             return
-        if self._errands.begin(("act", name), partial(self._call, name, lambda: on_down(name, verdict.reason))):
+
+        def act() -> None:
+            self._unfinished[name] = reason
+            if self._call(name, lambda: on_down(name, reason)):
+                self._unfinished.pop(name, None)
+
+        if self._errands.begin(("act", name), act):
             self._tried[name] = now
 
     def _welcome(self, name: str, now: float) -> None:
@@ -328,14 +338,16 @@ class Watcher:
         if self._errands.begin(("act", name), partial(self._call, name, lambda: on_return(name))):
             self._returned[name] = now
 
-    def _call(self, name: str, act: Callable[[], str]) -> None:
+    def _call(self, name: str, act: Callable[[], str]) -> bool:
+        """Whether it succeeded; what came of it is said."""
         try:
             done = act()
         except WsctlError as error:
             self.say(Event("failed", name, error.message))
-        else:
-            if done:
-                self.say(Event("done", name, done))
+            return False
+        if done:
+            self.say(Event("done", name, done))
+        return True
 
 
 def _is_down(mark: NodeMark | None) -> bool:

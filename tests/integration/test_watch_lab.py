@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def states(site: Site) -> dict[str, str]:
 
 def test_a_killed_node_is_found_by_whoever_is_left(site: Site) -> None:
     with watching(site, "w1") as one, watching(site, "w2") as other:
-        began = time.monotonic()
+        killed = datetime.now(UTC)
         site.lab.kill("n1")
         time.sleep(2)
         one.process.kill()
@@ -102,7 +103,7 @@ def test_a_killed_node_is_found_by_whoever_is_left(site: Site) -> None:
         assert time.monotonic() - asked < 10, "nobody waits for a suspect node"
         eventually(lambda: other.said("down", "n1"), 15)
         took = next(e for e in other.events() if e["event"] == "down")
-        assert time.monotonic() - began <= 17, took
+        assert (datetime.fromisoformat(took["at"]) - killed).total_seconds() <= 15, took
         assert took["silent_s"] <= 15
         assert {event["node"] for event in other.events()} <= {"n1", None}
         site.lab.start("n1")
@@ -113,11 +114,10 @@ def test_who_is_slow_is_not_dead(site: Site) -> None:
     """At once: n1 behind a bad cable, n2 with a frozen engine, and a pause of the watcher."""
     with watching(site) as watch, impaired(site.lab.nodes["n1"], loss=0.3, jitter_s=0.2):
         site.lab.freeze("n2")
-        time.sleep(10)
-        assert watch.said("suspect", "n2")
+        eventually(lambda: watch.said("suspect", "n2"), 12)
         site.lab.thaw("n2")
         watch.process.send_signal(signal.SIGSTOP)
-        time.sleep(6)
+        time.sleep(4.5)
         watch.process.send_signal(signal.SIGCONT)
         eventually(lambda: watch.said("paused"), 5)
         eventually(lambda: states(site)["n2"] == "ready", 10)
