@@ -18,6 +18,7 @@ NODE_PACKAGES = (
     "openssh-server",
     "rsync",
     "restic",
+    "sudo",
     "busybox-static",
     "iptables",
     "iproute2",

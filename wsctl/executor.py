@@ -215,14 +215,11 @@ class _Run:
 
     def _fence(self, user: str, home: Home | None = None) -> None:
         """Raise `StaleGeneration` unless the placement, or without one the user's `home`, is as this run knows it."""
-        store, ours = self.executor.store, self.placement or home
-        expected = ours.generation if ours is not None else 0
-        if home is not None:
-            is_stale = store.home(user) != home or home.generation != expected
-        else:
-            is_stale = store.generation(user) != expected
-        if is_stale:
-            raise self._stale(user, expected)
+        store, known = self.executor.store, self.placement or home
+        ours = known.generation if known else 0
+        now = store.home(user) if home else None
+        if now != home or (now.generation if now else store.generation(user)) != ours:
+            raise self._stale(user, ours)
 
     def _reserve(self, step: Reserve) -> None:
         wanted = Reservation(
@@ -323,10 +320,10 @@ class _Run:
         self.executor.engines(step.node).purge_data(step.host_root, step.user, step.image)
 
     def _settle(self, step: Settle) -> None:
-        if step.state is not PlacementState.RUNNING:
-            self._record(step.state)
+        is_start = step.state is PlacementState.RUNNING
+        self._record(step.state, self._start_of(step) if is_start else None)
+        if not is_start:
             return
-        self._record(step.state, self._start_of(step))
         if self.moving.measured.source is not None:
             # Somebody who was moved waits for the gateway to know; the rest of the work is about what is left.
             self.executor.routed()

@@ -231,8 +231,7 @@ RARE = {"a purge of left files doesn't say which": 430}
 @pytest.mark.parametrize("name", SABOTAGES)
 def test_a_missing_safeguard_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sabotage, verbs = SABOTAGES[name]
-    begin = RARE.get(name, 0)
-    words = [verb.replace("+", " ") for verb in verbs.split()]
+    begin, words = RARE.get(name, 0), [verb.replace("+", " ") for verb in verbs.split()]
     broken = first_violation(range(begin, begin + SEEDS), store=sabotage(monkeypatch), verbs=words)
     assert broken is not None, f"not found in {SEEDS} schedules"
     print(f"seed {broken.seed}: {broken.violations[0]}")

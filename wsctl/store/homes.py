@@ -39,6 +39,12 @@ class HomeRows(ClusterRows):
 
     # how
 
+    def _home_node(self, session: Session, user: str) -> str | None:
+        """The node of the home. Nobody can move it any more once the transaction has written the user's placement;
+        before that, a release could be on its way."""
+        found = session.query("SELECT node FROM homes WHERE cluster = ? AND user = ?", (self._cluster, user))
+        return str(found[0][0]) if found else None
+
     def _forget_home(self, session: Session, user: str) -> None:
         session.execute("DELETE FROM homes WHERE cluster = ? AND user = ?", (self._cluster, user))
 

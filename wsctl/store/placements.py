@@ -53,7 +53,7 @@ class NoNodeRow(Exception):
         self.node = node
 
 
-_FIRST = "(SELECT COALESCE(MAX(r.generation), 0) + 1 FROM retired r WHERE r.cluster = ? AND r.user = ?)"
+_NEXT = "(SELECT COALESCE(MAX(r.generation), 0) + 1 FROM retired r WHERE r.cluster = ? AND r.user = ?)"
 """The first generation of a user's next placement."""
 
 
@@ -116,7 +116,8 @@ class PlacementRows(HomeRows):
             self._refuse_moving_port(session, wanted.node, wanted.port)
             self._insert(session, wanted)
             made = self._found(session, wanted.user)
-            self._refuse_other_home(session, wanted)
+            if self._home_node(session, wanted.user) != wanted.home:
+                raise Lost(Conflict.STALE)
             self._log.append(session, audit)
             return made
 
@@ -218,7 +219,7 @@ class PlacementRows(HomeRows):
             # The home's row first: it is the lock that keeps two of these apart.
             self._forget_home(session, user)
             self._remember_home(session, user, node)
-            ((following,),) = session.query(f"SELECT {_FIRST}", (self._cluster, user))
+            ((following,),) = session.query(f"SELECT {_NEXT}", (self._cluster, user))
             self._retire(session, user, int(following))
             self._log.append(session, audit)
             return True
@@ -320,7 +321,7 @@ class PlacementRows(HomeRows):
 
     def _insert(self, session: Session, *all_wanted: Reservation) -> None:
         now = self._dialect.now
-        row = f"(?, ?, ?, ?, ?, ?, {_FIRST}, {_FIRST}, ?, ?, ?, ?, {now}, {now})"
+        row = f"(?, ?, ?, ?, ?, ?, {_NEXT}, {_NEXT}, ?, ?, ?, ?, {now}, {now})"
         params: list[object] = []
         for wanted in all_wanted:
             params += (
@@ -384,13 +385,6 @@ class PlacementRows(HomeRows):
         sql = "SELECT 1 FROM moves WHERE cluster = ? AND target = ? AND host_port = ?" + self._dialect.locked
         if session.query(sql, (self._cluster, node, port)):
             raise Lost(Conflict.PORT_TAKEN)
-
-    def _refuse_other_home(self, session: Session, wanted: Reservation) -> None:
-        """Raise if the user's files aren't where they were. With the placement written nobody can move that any more;
-        before, a release could be on its way."""
-        found = session.query("SELECT node FROM homes WHERE cluster = ? AND user = ?", (self._cluster, wanted.user))
-        if (found[0][0] if found else None) != wanted.home:
-            raise Lost(Conflict.STALE)
 
     def _make_node_row(self, node: str) -> None:
         sql = (
