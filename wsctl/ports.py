@@ -33,10 +33,12 @@ from wsctl.records import AuditEntry, AuditRow, Conflict, RequestRecord
 from wsctl.reports import NodeReport
 from wsctl.signals import ContainerSigns, NetworkSample, Note
 from wsctl.spots import Spot
+from wsctl.standbyports import StandbyFiles, StandbyStore
 
 __all__ = [
     "ActivityLog", "Clock", "Commands", "Conflict", "ContainerSpec", "Engine", "EngineFactory", "HeldLeases", "Leases",
-    "MoveStore", "NodeFiles", "Recorded", "Reservation", "Slots", "Store",
+    "MoveStore", "NodeFiles", "Recorded", "Reservation", "Slots", "StandbyFiles",
+    "Store",
 ]  # fmt: skip
 
 
@@ -144,7 +146,7 @@ class Reservation:
     workspace_class: str = "default"
 
 
-class Store(MoveStore, Protocol):
+class Store(MoveStore, StandbyStore, Protocol):
     """The state database: the truth about placements.
 
     Every write is one transaction, durable when the call returns. Writes that depend on what was read are

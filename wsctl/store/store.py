@@ -1,7 +1,7 @@
 """The store: everything about one cluster in one database.
 
 Responsible for: being the one object that implements `ports.Store`. Not responsible for: its parts, which are
-`placements`, `moves`, `signals`, `reports`, `audit`, `requests` and `portable`, nor for opening a database
+`placements`, `moves`, `standbys`, `signals`, `reports`, `audit`, `requests` and `portable`, nor for opening a database
 (`wsctl.store.open_store`).
 """
 
@@ -11,14 +11,14 @@ from datetime import datetime
 
 from wsctl.store.audit import AuditRows
 from wsctl.store.database import Database
-from wsctl.store.moves import MoveRows
 from wsctl.store.portable import PortableRows
 from wsctl.store.reports import ReportRows
 from wsctl.store.requests import RequestRows
 from wsctl.store.signals import SignalRows
+from wsctl.store.standbys import StandbyRows
 
 
-class SqlStore(MoveRows, SignalRows, ReportRows, AuditRows, RequestRows, PortableRows):
+class SqlStore(StandbyRows, SignalRows, ReportRows, AuditRows, RequestRows, PortableRows):
     """`ports.Store` on SQLite or MySQL."""
 
     def __init__(self, database: Database, cluster: str, version: int) -> None:
