@@ -18,6 +18,7 @@ from bench import (
     cli,
     detection,
     drain,
+    failover,
     gateway,
     gets,
     migrate,
@@ -65,6 +66,8 @@ BENCHMARKS = {
     "publish": Benchmark(publish.run, publish.ROUNDS, needs_lab=False, by_default=False),
     "reap": Benchmark(reap.run, reap.ROUNDS, needs_lab=False),
     "touch": Benchmark(touch.run, touch.ROUNDS),
+    # It switches a node of the lab off: only by name.
+    "failover": Benchmark(failover.run, failover.ROUNDS, by_default=False),
     "routes": Benchmark(routes.run, routes.ROUNDS, needs_lab=False),
 }
 

@@ -18,6 +18,8 @@ from wsctl.errors import FilesError, NodeUnreachable
 from wsctl.model import Placement, container_name
 from wsctl.moveports import Progress, Size, Way
 from wsctl.moving import Pass, Road
+from wsctl.standbyports import Newer, SourceMark
+from wsctl.standbys import LeftFiles
 
 Tree = dict[str, str]
 
@@ -155,3 +157,72 @@ class FakeFiles:
         self._engine(node).data.discard(user)
         self.installed.discard(key)
         return self.live.pop(key, {})
+
+
+class FakeStandbys:
+    """`ports.StandbyFiles` over the trees of a `FakeFiles`. `complete_on` has the standby copies, `beside` those being
+    made, by (node, user); `newer` is what users wrote on a node since it was copied, which is counted by `keep_left`.
+    """
+
+    def __init__(self, files: FakeFiles) -> None:
+        self.files = files
+        self.complete_on: dict[tuple[str, str], Tree] = {}
+        self.beside: dict[tuple[str, str], Tree] = {}
+        self.promoted: set[tuple[str, str]] = set()
+        self.replaced: set[str] = set()
+        self.copied: dict[tuple[str, str], Tree] = {}
+
+    def begin(self, way: Way) -> SourceMark:
+        self.files._contact("standby-begin", way.user, way.source, way.target)
+        key = (way.target, way.user)
+        self.beside.setdefault(key, dict(self.complete_on.get(key, {})))
+        return SourceMark(1, int(self.files.clock.now().timestamp()))
+
+    def bring(self, way: Way, *, bwlimit: int | None) -> Pass:
+        self.files._contact("standby-bring", way.user, way.source, way.target)
+        self.files.ways.add(way)
+        source = self.files._live(way.source, way.user)
+        self.beside[(way.target, way.user)] = dict(source)
+        self.copied[(way.source, way.user)] = dict(source)
+        return Pass(sum(map(len, source.values())), 0.1)
+
+    def complete(self, way: Way, mark: SourceMark) -> int:
+        self.files._contact("standby-complete", way.user, way.source, way.target)
+        if way.user in self.replaced:
+            raise FilesError(way.source, f"the files of {way.user} were moved away while they were copied")
+        key = (way.target, way.user)
+        if key in self.beside:
+            self.complete_on[key] = self.beside.pop(key)
+        return sum(map(len, self.complete_on[key].values()))
+
+    def finish(self, way: Way) -> None:
+        self.files.ways.discard(way)
+
+    def promote(self, node: str, root: str, user: str) -> str | None:
+        self.files._contact("promote", user, node)
+        key, aside = (node, user), None
+        if key in self.complete_on:
+            if user in self.files._engine(node).data:
+                aside = f"{user}-found"
+                self.files.kept[(node, aside)] = self.files._take(key)
+            self.files.live[key] = self.complete_on.pop(key)
+            self.files._engine(node).data.add(user)
+            self.promoted.add(key)
+        elif key not in self.promoted:
+            raise FilesError(node, f"there is no standby copy of {user}")
+        self.beside.pop(key, None)
+        return aside
+
+    def drop(self, node: str, root: str, user: str) -> None:
+        self.files._contact("standby-drop", user, node)
+        for trees in (self.beside, self.complete_on):
+            trees.pop((node, user), None)
+
+    def keep_left(self, node: str, root: str, left: LeftFiles) -> Newer:
+        self.files._contact("keep-left", left.user, node)
+        if (node, left.name) not in self.files.kept:
+            self.files.kept[(node, left.name)] = self.files._take((node, left.user))
+        tree = self.files.kept[(node, left.name)]
+        seen = self.copied.get((node, left.user), {}) if left.seen_at else {}
+        newer = [value for name, value in tree.items() if seen.get(name) != value]
+        return Newer(len(newer), sum(map(len, newer)))

@@ -22,11 +22,13 @@ from typing import Any
 from tests.builders import CLUSTER, IMAGE, RESOURCES, node
 from tests.fakes import FakeClock, FakeContainer, FakeFleet, _inspected
 from tests.faults.invariants import Truth, broken
-from tests.filing import FakeFiles
+from tests.filing import FakeFiles, FakeStandbys
 from wsctl.coordination import open_leases
 from wsctl.coordination.leases import BackendLeases
 from wsctl.drainer import Drainer, DrainOptions
 from wsctl.errors import BackendError, EngineError, FilesError, NodeUnreachable, WsctlError
+from wsctl.failover import Failover, fail_over
+from wsctl.fencing import Readmission, readmit
 from wsctl.model import (
     LABEL_CLUSTER,
     LABEL_USER,
@@ -55,6 +57,8 @@ from wsctl.reaper import Reaper, ReapOptions
 from wsctl.reconciler import Reconciler, Repair
 from wsctl.records import Actor
 from wsctl.routes import render_map, routes_of
+from wsctl.standby import Keeper, Synced, SyncOptions
+from wsctl.standbys import FailoverRules
 from wsctl.store import lease_rows, migrations
 from wsctl.store.sqlite import SqliteDatabase, open_sqlite
 from wsctl.store.store import SqlStore
@@ -76,9 +80,11 @@ class Site:
     leases: BackendLeases
     classes: dict[str, WorkspaceSpec] = field(default_factory=lambda: {"default": SPEC})
     files: FakeFiles = field(init=False)
+    standbys: FakeStandbys = field(init=False)
 
     def __post_init__(self) -> None:
         self.files = FakeFiles(self.fleet, self.clock)
+        self.standbys = FakeStandbys(self.files)
 
     def close(self) -> None:
         """End the threads and give up the database."""
@@ -100,6 +106,7 @@ class Site:
             "engines": lambda name: Proxy(name, self.fleet(name), wire, CALLS),
             "clock": self.clock,
             "files": lambda: Proxy("files", self.files, wire, FILES),
+            "standbys": lambda: Proxy("standbys", self.standbys, wire, STANDBYS),
             "actor": Actor("tests", process="here:1"),
             "lease_wait_s": 0.0,
         }
@@ -258,9 +265,24 @@ class Commands:
 
     def reconcile(self, *users: str, adopt: str | None = None, **options: Any) -> list[Repair]:
         """`options` are the Reconciler's."""
-        rules = Rules(adopt=adopt, named=bool(users))
+        rules = Rules(
+            adopt=adopt,
+            named=bool(users),
+            failover=(Strategy.SPREAD, FailoverRules(self.world.clock.now())),
+        )
         run = Reconciler(self.world, rules=rules, users=users or None, is_gone=self.is_gone, **options)
         return run.repair(run.look())
+
+    def sync(self, *users: str, **options: Any) -> list[Synced]:
+        wanted = SyncOptions(Strategy.SPREAD, users or None, **options)
+        return Keeper(self.world, wanted).run()
+
+    def fail(self, node: str, **more: Any) -> list[Outcome]:
+        rules = FailoverRules(self.world.clock.now(), **more)
+        return fail_over(self.world, Failover(node, rules, Strategy.SPREAD))
+
+    def readmit(self, node: str) -> list[Outcome]:
+        return readmit(self.world, Readmission(node))
 
     def cordon(self, *nodes: str, **options: Any) -> list[Outcome]:
         def decide(name: str, view: ClusterView) -> Decision:
@@ -274,14 +296,17 @@ class Commands:
 WRITES = (
     "reserve", "claim", "settle", "release", "set_mark", "touch", "touch_at", "save_samples", "set_notes",
     "append_audit", "recount", "begin_request", "finish_request", "begin_move", "swap", "keep_copy", "forget_copy",
+    "begin_standby", "finish_standby", "forget_standby", "take_over", "keep_left", "forget_left",
 )  # fmt: skip
 CALLS = (
     "facts", "containers", "container", "has_image", "pull", "create", "start", "stop", "pause", "unpause", "rename",
     "remove", "await_ready", "signs", "purge_data",
 )  # fmt: skip
 FILES = ("check", "prepare", "copy", "verify", "install", "discard", "disarm", "keep", "drop")
+STANDBYS = ("begin", "bring", "complete", "promote", "drop", "keep_left")
 EFFECTS = {
     "pull", "create", "start", "stop", "pause", "unpause", "rename", "remove", "purge_data", *WRITES, *FILES[1:],
+    *STANDBYS,
 }  # fmt: skip
 
 
@@ -347,7 +372,7 @@ class Wire:
             raise NodeUnreachable(who, "interrupted")
         if who == "store":
             raise BackendError("the state database went away; outcome unknown")
-        if who == "files":
+        if who in ("files", "standbys"):
             raise FilesError("n1", f"{name}: no space left on device")
         if self.fault is Fault.REFUSED:
             raise EngineError(who, f"{name}: no space left on device")

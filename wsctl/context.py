@@ -304,6 +304,7 @@ class App:
             actor=self.actor,
             starting=self.starting,
             files=lambda: self.fleet.files,
+            standbys=lambda: self.fleet.standbys,
             told=told or _untold,
             routed=routed,
             warm=self.fleet.warm,

@@ -100,6 +100,12 @@ class CameBack(PlanChanged):
     """Somebody who was about to be stopped for being idle isn't idle any more."""
 
 
+class NoCopy(Refused):
+    """A user of a dead node has no copy of their files elsewhere that may be used: they stay down."""
+
+    code = "no-copy"
+
+
 class BackupDamaged(Refused):
     """A backup or archive is cut short, edited, hostile, of a newer program or of another cluster."""
 

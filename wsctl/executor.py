@@ -21,7 +21,9 @@ from dataclasses import dataclass, field, replace
 
 from wsctl.audit import Auditor, Trail
 from wsctl.desired import desired
-from wsctl.errors import BackendError, NodeError, NotReady, PlanChanged, StaleGeneration, Unschedulable, WsctlError
+from wsctl.errors import BackendError, NodeError, NotReady, PlanChanged, Unschedulable, WsctlError
+from wsctl.failsteps import TakeOver
+from wsctl.failwork import FailWork, no_standbys
 from wsctl.model import (
     Node,
     Placement,
@@ -35,16 +37,9 @@ from wsctl.moving import Home, Move
 from wsctl.plan import (
     AwaitReady,
     BeginMove,
-    CheckCopy,
     Claim,
-    CopyPass,
     CreateContainer,
-    DiscardCopy,
-    DropCopy,
-    InstallCopy,
-    KeepSource,
     MarkNode,
-    PrepareTarget,
     PullImage,
     PurgeData,
     QuarantineContainer,
@@ -57,12 +52,12 @@ from wsctl.plan import (
     StopContainer,
     SwapPlacement,
     UnpauseContainer,
-    VerifyCopy,
     Work,
 )
-from wsctl.ports import Clock, Conflict, EngineFactory, NodeFiles, Reservation, Store
+from wsctl.ports import Clock, Conflict, EngineFactory, NodeFiles, Reservation, StandbyFiles, Store
 from wsctl.records import AuditEntry
 from wsctl.signals import NetworkSample, Start
+from wsctl.stepkinds import CONFLICTS, FAILING, FENCED, FILES, WRITES, changed, stale
 
 Starting = Callable[[str, str, Callable[[], None]], AbstractContextManager[None]]
 """Waits for a free place among the containers that may be starting on a node at once: node, token of the operation,
@@ -91,6 +86,7 @@ class Executor:
     check: Callable[[], None] = lambda: None
     starting: Starting = at_once
     files: Callable[[], NodeFiles] = no_files
+    standbys: Callable[[], StandbyFiles] = no_standbys
     told: Told = lambda user, number, size, share: None
     routed: Callable[[], None] = lambda: None
     last_look: Callable[[str], None] = lambda user: None
@@ -112,7 +108,8 @@ class Executor:
         hands = Hands(self.nodes, self.store, self.clock, self.files, self.told)
         with contextlib.ExitStack() as stack:
             moving = MoveWork(hands, stack, self.check, self.measured.setdefault(work.target, Measured()))
-            run = _Run(self, spec, placement, self.auditor.trail(work, placement), moving)
+            failing = FailWork(self.nodes, self.store, self.files, self.standbys)
+            run = _Run(self, spec, placement, self.auditor.trail(work, placement), moving, failing)
             try:
                 for step in work.steps:
                     run.queue_for_start(step, stack)
@@ -122,7 +119,7 @@ class Executor:
                 run.record_failure(error)
                 return Ran(run.placement, error)
             finally:
-                self.facts[work.target] = moving.measured.facts()
+                self.facts[work.target] = {**moving.measured.facts(), **failing.facts}
         return Ran(run.placement)
 
 
@@ -146,6 +143,7 @@ class _Run:
     placement: Placement | None
     trail: Trail
     moving: MoveWork
+    failing: FailWork
     container_id: str | None = None
     sent_bytes: int | None = None
     is_recorded: bool = False
@@ -171,7 +169,9 @@ class _Run:
             MarkNode: self._mark,
             BeginMove: self._begin_move,
             SwapPlacement: self._swap,
-            **dict.fromkeys(_FILES, self.moving.do),
+            TakeOver: self._take_over,
+            **dict.fromkeys(FILES, self.moving.do),
+            **dict.fromkeys(FAILING, self.failing.do),
         }
 
     def queue_for_start(self, step: Step, stack: contextlib.ExitStack) -> None:
@@ -185,16 +185,16 @@ class _Run:
     def do(self, step: Step, *, is_last: bool) -> None:
         """The effect of one step, with its place in the audit table."""
         entries = [] if self.is_recorded else [self.trail.intent()]
-        with_end = is_last and isinstance(step, _WRITES) and not isinstance(step, SwapPlacement)
+        with_end = is_last and isinstance(step, WRITES) and not isinstance(step, SwapPlacement)
         if with_end:
             entries.append(self.trail.done(self._after(step)))
         self.entries = tuple(entries)
-        if entries and not isinstance(step, _WRITES):
+        if entries and not isinstance(step, WRITES):
             self.executor.store.append_audit(entries)
             self.is_recorded = True
         if isinstance(step, StopContainer):
             self.executor.last_look(step.user)  # before the fence, behind which nothing may take time
-        if isinstance(step, _FENCED):
+        if isinstance(step, FENCED):
             self._fence(step.user, step.home if isinstance(step, PurgeData) else None)
         self.doing[type(step)](step)
         self.is_recorded = True
@@ -219,7 +219,7 @@ class _Run:
         ours = known.generation if known else 0
         now = store.home(user) if home else None
         if now != home or (now.generation if now else store.generation(user)) != ours:
-            raise self._stale(user, ours)
+            raise stale(user, ours)
 
     def _reserve(self, step: Reserve) -> None:
         wanted = Reservation(
@@ -228,7 +228,7 @@ class _Run:
         )  # fmt: skip
         result = self.executor.store.reserve(wanted, audit=self.entries)
         if isinstance(result, Conflict):
-            raise PlanChanged(f"{step.user} could not be reserved on {step.node}: {_CONFLICTS[result]}")
+            raise PlanChanged(f"{step.user} could not be reserved on {step.node}: {CONFLICTS[result]}")
         self.placement = result
 
     def _claim(self, step: Claim) -> None:
@@ -248,7 +248,7 @@ class _Run:
         if result is Conflict.PORT_TAKEN:
             raise PlanChanged(f"port {step.port} of {step.node} was given to somebody else")
         if isinstance(result, Conflict):
-            raise self._stale(step.user, step.generation, _CHANGED)
+            raise changed(step.user, step.generation)
         self.placement = result
 
     def _begin_move(self, step: BeginMove) -> None:
@@ -261,9 +261,9 @@ class _Run:
             move, step.generation, step.state, step.capacity, was=self._placed().state, audit=self.entries
         )
         if result in (Conflict.NODE_FULL, Conflict.PORT_TAKEN):
-            raise PlanChanged(f"{step.user} can't move to {step.node}: {_CONFLICTS[result]}")
+            raise PlanChanged(f"{step.user} can't move to {step.node}: {CONFLICTS[result]}")
         if isinstance(result, Conflict):
-            raise self._stale(step.user, step.generation, _CHANGED)
+            raise changed(step.user, step.generation)
         self.placement = result
 
     def _swap(self, step: SwapPlacement) -> None:
@@ -272,7 +272,15 @@ class _Run:
             step.user, ours, step.state, leaves_files=step.leaves_files, audit=self.entries
         )
         if isinstance(result, Conflict):
-            raise self._stale(step.user, ours)
+            raise stale(step.user, ours)
+        self.placement, self.moving.measured.source = result, step.source
+
+    def _take_over(self, step: TakeOver) -> None:
+        result = self.executor.store.take_over(step, was=self._placed().state, audit=self.entries)
+        if result in (Conflict.NODE_FULL, Conflict.PORT_TAKEN):
+            raise PlanChanged(f"{step.user} can't go on on {step.node}: {CONFLICTS[result]}")
+        if isinstance(result, Conflict):
+            raise changed(step.user, step.generation)
         self.placement, self.moving.measured.source = result, step.source
 
     def _pull(self, step: PullImage) -> None:
@@ -354,7 +362,7 @@ class _Run:
             step.user, generation, keep_home=step.keep_home, home=step.home, audit=self.entries
         )
         if not released:
-            raise self._stale(step.user, step.home.generation if step.home is not None else generation)
+            raise stale(step.user, step.home.generation if step.home is not None else generation)
         self.placement = None
 
     def _mark(self, step: MarkNode) -> None:
@@ -364,7 +372,7 @@ class _Run:
     def _record(self, state: PlacementState, start: Start | None = None) -> None:
         placement, store = self._placed(), self.executor.store
         if not store.settle(placement.user, placement.generation, state, start=start, audit=self.entries):
-            raise self._stale(placement.user, placement.generation)
+            raise stale(placement.user, placement.generation)
         self.placement = replace(placement, state=state)
 
     def _placed(self) -> Placement:
@@ -376,29 +384,3 @@ class _Run:
         if self.spec is None:
             raise AssertionError("a step that needs a workspace spec came without one")
         return self.spec
-
-    @staticmethod
-    def _stale(user: str, generation: int, how: str = " while this command worked on it") -> WsctlError:
-        return StaleGeneration(
-            f"the placement of {user} moved past generation {generation}{how}",
-            hint=f"wsctl show {user}",
-            details={"user": user, "generation": generation},
-        )
-
-
-_CHANGED = ": somebody else changed it"
-_FILES = (
-    CheckCopy, PrepareTarget, CopyPass, VerifyCopy, InstallCopy, KeepSource, DiscardCopy, DropCopy,
-)  # fmt: skip
-_WRITES = (Reserve, Claim, Settle, Release, MarkNode, BeginMove, SwapPlacement)
-_FENCED = (
-    CreateContainer, StartContainer, StopContainer, UnpauseContainer, RemoveContainer, QuarantineContainer, PurgeData,
-    *_FILES,
-)  # fmt: skip
-
-_CONFLICTS = {
-    Conflict.USER_EXISTS: "somebody else placed the user first",
-    Conflict.PORT_TAKEN: "somebody else took the port first",
-    Conflict.NODE_FULL: "somebody else took the last room",
-    Conflict.STALE: "somebody placed and removed the user since",
-}

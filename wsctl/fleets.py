@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wsctl.folders import Folders
     from wsctl.frontends import Gateway
     from wsctl.insideports import Inside
-    from wsctl.ports import Commands, Engine, NodeFiles
+    from wsctl.ports import Commands, Engine, NodeFiles, StandbyFiles
     from wsctl.snapshots import Repository
     from wsctl.transport import HostKey
 
@@ -35,6 +35,10 @@ class Fleet(Protocol):
     @property
     def files(self) -> NodeFiles:
         """Users' files on the nodes."""
+
+    @property
+    def standbys(self) -> StandbyFiles:
+        """Standby copies on the nodes."""
 
     def warm(self, names: Iterable[str]) -> None:
         """Begin to connect in the background."""

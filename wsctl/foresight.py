@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from wsctl.errors import PlanChanged, WsctlError
+from wsctl.failsteps import DropLeft, DropStandby, KeepLeft, TakeOver
 from wsctl.model import ClusterView, Placement
 from wsctl.plan import BeginMove, DiscardCopy, DropCopy, KeepSource, Plan, Reserve
 from wsctl.planner import Decision
@@ -38,13 +39,13 @@ def same_plan(shown: Plan, now: Plan, busy: Mapping[str, WsctlError]) -> None:
             )
 
 
-def reserve_step(decision: Decision) -> Reserve | BeginMove | None:
+def reserve_step(decision: Decision) -> Reserve | BeginMove | TakeOver | None:
     """The step that takes room and a port, if there is one."""
     steps = decision.work.steps if decision.work is not None else ()
-    return next((step for step in steps if isinstance(step, (Reserve, BeginMove))), None)
+    return next((step for step in steps if isinstance(step, (Reserve, BeginMove, TakeOver))), None)
 
 
-def has_taken(step: Reserve | BeginMove, now: Placement | None) -> bool:
+def has_taken(step: Reserve | BeginMove | TakeOver, now: Placement | None) -> bool:
     """Whether the room and the port of the step are counted in a view that has the user's placement `now`."""
     return now is not None and (isinstance(step, Reserve) or now.generation > step.generation)
 
@@ -53,7 +54,7 @@ def nodes_of(decision: Decision) -> list[str]:
     """The nodes that the decision depends on, besides the user's own: where they would go, or where copies are."""
     if decision.work is None:
         return []
-    kinds = (Reserve, BeginMove, KeepSource, DiscardCopy, DropCopy)
+    kinds = (Reserve, BeginMove, TakeOver, KeepSource, DiscardCopy, DropCopy, DropStandby, KeepLeft, DropLeft)
     return [step.node for step in decision.work.steps if isinstance(step, kinds)]
 
 

@@ -56,9 +56,14 @@ class Knowledge:
             view = observe.exclude(view, name, reason)
         return view
 
-    def ask(self, view: ClusterView, names: Iterable[str]) -> None:
-        """Ask nodes in full, side by side; those that answered before, or are marked down, are left out."""
-        wanted = sorted(name for name in names if is_unasked(view, name) and name not in self._seen)
+    def ask(self, view: ClusterView, names: Iterable[str], *, down_too: bool = False) -> None:
+        """Ask nodes in full, side by side; those that answered before are left out, and (unless `down_too`) those that
+        are marked down."""
+        wanted = sorted(
+            name
+            for name in names
+            if name not in self._seen and (is_unasked(view, name) or (down_too and name in view.nodes))
+        )
         self.warm(wanted)
         answers = fan_out(wanted, self._full, parallel=ASK_PARALLEL, deadline_s=ASK_DEADLINE_S)
         for name, answer in answers.items():

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from wsctl.leased import LeaseInfo as LeaseInfo  # noqa: PLC0414 - the core takes its nouns from here
 from wsctl.moving import KeptCopy, Move
 from wsctl.reports import NodeReport
+from wsctl.standbys import LeftFiles, Standby
 
 USER_ID = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?", re.ASCII)
 """A user id. Lower case only: nginx maps ignore case, Docker names and paths don't. Use `fullmatch`."""
@@ -236,6 +238,7 @@ class WorkspaceSpec:
     ready: ReadyProbe | None = None
     pull: PullPolicy = PullPolicy.MISSING
     labels: Mapping[str, str] = field(default_factory=dict)
+    standby: int = 0
     name: str = "default"
 
     def digest(self) -> str:
@@ -368,8 +371,8 @@ class NodeView:
 class ClusterView:
     """Everything a decision may use. `last_node` is where the newest placement went (for round-robin); `homes` maps
     users without a placement to the node that still has their files, `home_generations` to the last generation they
-    had; `damaged` are users whose row can't be read;
-    `moves` were begun and not ended, `kept` are copies of files that moves made or left."""
+    had; `damaged` are users whose row can't be read; `moves` were begun and not ended, `kept` are copies of files that
+    moves made or left, `standbys` those made in advance, `left` what is on nodes that failed."""
 
     cluster: str
     nodes: Mapping[str, NodeView]
@@ -380,6 +383,8 @@ class ClusterView:
     moves: Mapping[str, Move] = field(default_factory=dict)
     kept: tuple[KeptCopy, ...] = ()
     home_generations: Mapping[str, int] = field(default_factory=dict)
+    standbys: tuple[Standby, ...] = ()
+    left: tuple[LeftFiles, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,16 +394,3 @@ class Activity:
     user: str
     last_active_at: datetime
     source: str
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseInfo:
-    """Who holds what, since when, for which command, and until when if it isn't renewed. One that is `endless` was made
-    by somebody else than wsctl, and never runs out."""
-
-    name: str
-    holder: str
-    command: str
-    acquired_at: datetime
-    expires_at: datetime
-    endless: bool = False

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from wsctl.errors import NodeError
-from wsctl.model import ClusterView, Container, EngineFacts, Node, NodeMark, NodeView, Usage
+from wsctl.model import ClusterView, Container, EngineFacts, Node, NodeMark, NodeState, NodeView, Usage
 from wsctl.ports import Engine, Store
 from wsctl.reports import NodeReport
 
@@ -59,7 +59,17 @@ def snapshot(cluster: str, nodes: Mapping[str, Node], store: Store) -> ClusterVi
     known = store.known_homes()
     homes = {user: home.node for user, home in known.items()}
     generations = {user: home.generation for user, home in known.items()}
-    return ClusterView(cluster, views, placements, store.last_node(), homes, damage, moves, kept, generations)
+    view = ClusterView(cluster, views, placements, store.last_node(), homes, damage, moves, kept, generations)
+    return replace(view, standbys=tuple(store.standbys()), left=tuple(store.left_files()))
+
+
+def taken_as_down(view: ClusterView, names: Collection[str]) -> ClusterView:
+    """The view with these nodes as if they were marked down."""
+    nodes = {
+        name: replace(node, mark=replace(node.mark, state=NodeState.DOWN)) if name in names else node
+        for name, node in view.nodes.items()
+    }
+    return replace(view, nodes=nodes) if names else view
 
 
 def ask_node(engine: Engine, images: Collection[str]) -> Observation:

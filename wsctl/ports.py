@@ -33,10 +33,12 @@ from wsctl.records import AuditEntry, AuditRow, Conflict, RequestRecord
 from wsctl.reports import NodeReport
 from wsctl.signals import ContainerSigns, NetworkSample, Note, Start
 from wsctl.spots import Spot
+from wsctl.standbyports import StandbyFiles, StandbyStore
 
 __all__ = [
     "ActivityLog", "Clock", "Commands", "Conflict", "ContainerSpec", "Engine", "EngineFactory", "HeldLeases", "Leases",
-    "MoveStore", "NodeFiles", "Recorded", "Reservation", "Slots", "Store",
+    "MoveStore", "NodeFiles", "Recorded", "Reservation", "Slots", "StandbyFiles",
+    "Store",
 ]  # fmt: skip
 
 
@@ -146,7 +148,7 @@ class Reservation:
     home: str | None = None
 
 
-class Store(MoveStore, Protocol):
+class Store(MoveStore, StandbyStore, Protocol):
     """The state database: the truth about placements.
 
     Every write is one transaction, durable when the call returns. Writes that depend on what was read are

@@ -15,11 +15,13 @@ from wsctl import observe
 from wsctl.audit import Auditor
 from wsctl.departed import Departed
 from wsctl.errors import LeaseHeld, WsctlError
+from wsctl.fencing import Readmission, readmit
 from wsctl.model import ClusterView, Container, LeaseInfo, Usage, WorkspaceSpec
 from wsctl.plan import Plan, Work
 from wsctl.planner import Decision, Difference, Kind, Rules, differences, plan_repair
 from wsctl.planner.claims import Copy, all_claims
 from wsctl.planner.departed import USER_LEASE
+from wsctl.planner.fence import conflicts
 from wsctl.published import PublishedMap
 from wsctl.text import clean
 from wsctl.workflow import Operation, Options, Outcome, Workflow, World
@@ -80,7 +82,7 @@ class Reconciler:
         left = self._departed.look(held, self._users)
         busy = self._leased(held)
         before = self._snapshot()
-        known.ask(before, before.nodes)
+        known.ask(before, before.nodes, down_too=True)
         view = known.applied_to(self._snapshot())
         users = {*before.placements, *view.placements}
         busy |= self._leased(world.leases.ls()) | {
@@ -123,9 +125,13 @@ class Reconciler:
             counted.extend(self._recount(difference) for difference in miscounted)
 
         outcomes = self._repair_users(picture, begin, asks=confirm is not None)
-        rest = [d for d in picture.differences if d.kind not in (Kind.WRONG_COUNT, Kind.STALE_ROUTE, *LEFT)]
+        rest = [
+            d for d in picture.differences if d.kind not in (Kind.WRONG_COUNT, Kind.STALE_ROUTE, Kind.RETURNED, *LEFT)
+        ]
         repairs = [_became(d, outcomes.get(d.user or "")) for d in rest]
+        repairs += [self._readmit(d) for d in picture.differences if d.kind is Kind.RETURNED]
         repairs += counted + broken
+        repairs += [Repair(found) for found in self._new_conflicts(picture)]
         unsettled = {repair.difference.user or "" for repair in repairs if repair is not None and not repair.repaired}
         requests = [d for d in picture.differences if d.kind is Kind.LEFT_REQUEST]
         repairs += [self._end(difference, unsettled | set(picture.busy)) for difference in requests]
@@ -148,7 +154,10 @@ class Reconciler:
         def decide(user: str, view: ClusterView) -> Decision:
             return plan_repair(user, self._spec(user, view), view, self._rules, self._copies(user, view))
 
-        return Operation("reconcile", picture.targets, decide, self._spec, places=True, everyone=True)
+        everybody = tuple(self._world.nodes)
+        return Operation(
+            "reconcile", picture.targets, decide, self._spec, places=True, everyone=True, asks_too=everybody
+        )
 
     def _spec(self, user: str, view: ClusterView) -> WorkspaceSpec:
         classes, placement = self._world.classes, view.placements.get(user)
@@ -184,6 +193,22 @@ class Reconciler:
         trail = Auditor("reconcile", world.actor, self._request_id).trail(Work(node, "recounted"), None)
         if not world.store.recount(node, audit=[trail.intent(), trail.done(None)]):
             return None
+        return Repair(difference, repaired=True)
+
+    def _new_conflicts(self, picture: Picture) -> list[Difference]:
+        """What came out while files on a node that failed were put aside: nobody should hear of it a run later."""
+        view = self._snapshot()
+        users = sorted({left.user for left in view.left if self._users is None or left.user in self._users})
+        found = [difference for user in users for difference in conflicts(user, view)]
+        return [difference for difference in found if difference not in picture.differences]
+
+    def _readmit(self, difference: Difference) -> Repair:
+        """The node as it must be before it may be used again; its users were looked after."""
+        asked = Readmission(difference.node or "", verb="reconcile", request_id=self._request_id)
+        try:
+            readmit(self._world, asked)
+        except WsctlError as error:
+            return Repair(difference, error=error)
         return Repair(difference, repaired=True)
 
     def _publish(self, published: PublishedMap) -> Repair | None:

@@ -100,6 +100,16 @@ JOBS = {
             out="wsctl/metrics/wsctl.prom",
         ),
         Job("watch", "watch over the nodes", ("watch", "--quiet", "--output", "plain"), "", "", "", 0),
+        Job(
+            "standby",
+            "bring standby copies up to date",
+            ("standby", "sync", "--yes", "--quiet", "--output", "plain"),
+            "*:0/1",
+            "* * * * *",
+            "6h",
+            10,
+            needs="standby",
+        ),
     )
 }
 

@@ -11,7 +11,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from wsctl import observe
 from wsctl.audit import Auditor
@@ -27,13 +27,16 @@ from wsctl.errors import (
     WsctlError,
 )
 from wsctl.executor import Executor, Ran, Starting, at_once
+from wsctl.failsteps import TakeOver
+from wsctl.failwork import no_standbys
 from wsctl.foresight import as_planned, has_taken, is_anothers, nodes_of, plan_of, reserve_step, same_plan
 from wsctl.knowledge import Knowledge, is_unasked
 from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceSpec
 from wsctl.movework import Told, no_files
-from wsctl.plan import BeginMove, Plan, Reserve, StartContainer, Work
+from wsctl.outcomes import Outcome as Outcome  # noqa: PLC0414 - callers take it from here
+from wsctl.plan import BeginMove, Plan, Reserve, StartContainer
 from wsctl.planner import Decision, plan_undo
-from wsctl.ports import ActivityLog, Clock, Commands, EngineFactory, Leases, NodeFiles, Store
+from wsctl.ports import ActivityLog, Clock, Commands, EngineFactory, Leases, NodeFiles, StandbyFiles, Store
 from wsctl.recording import RowActivity
 from wsctl.records import Actor
 from wsctl.refusals import report_refusal
@@ -65,6 +68,7 @@ class World:
     actor: Actor
     starting: Starting = at_once
     files: Callable[[], NodeFiles] = no_files
+    standbys: Callable[[], StandbyFiles] = no_standbys
     told: Told = lambda user, number, size, share: None
     warm: Callable[[Iterable[str]], None] = lambda names: None
     routed: Callable[[], None] = lambda: None
@@ -86,8 +90,8 @@ class Operation:
 
     `spec` gives the spec of a user by what is known of them. `places`: users without a placement may get one, so nodes
     must be asked before one is chosen. `asks`: nodes are asked at all (marks of nodes need none). `everyone`: ask all
-    nodes in full, for the explanation. `undo` decides what takes back a work that failed on its way.
-    `last_look` is the executor's.
+    nodes in full, for the explanation. `asks_too` are asked in full even if they are marked down. `undo` decides what
+    takes back a work that failed on its way. `last_look` is the executor's.
     """
 
     verb: str
@@ -97,24 +101,10 @@ class Operation:
     places: bool = False
     asks: bool = True
     everyone: bool = False
+    asks_too: tuple[str, ...] = ()
     lease: str = "user"
     undo: Callable[[str, ClusterView], Decision] | None = None
     last_look: Callable[[str], None] = lambda user: None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one target: the action that was (or, in a dry run, would be) taken, or the error. `ready_ms` is
-    how long it took from the beginning of a start until the workspace answered, `facts` what else was measured."""
-
-    target: str
-    action: str
-    placement: Placement | None = None
-    error: WsctlError | None = None
-    work: Work | None = None
-    ready_ms: float | None = None
-    explain: Mapping[str, object] = field(default_factory=dict)
-    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +121,15 @@ class Options:
 
 
 class Workflow:
-    """Runs operations on a world. One instance per command: it remembers what the nodes answered."""
+    """Runs operations on a world. One instance per command: it remembers what the nodes answered. `taken_as_down` are
+    nodes that count as marked down although they may not be yet."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, taken_as_down: Sequence[str] = ()) -> None:
         self.world = world
+        self._taken_as_down = taken_as_down
         images = {spec.image for spec in world.classes.values()}
         self.knowledge = Knowledge(world.engines, images, world.warm)
-        self._planned: dict[str, Reserve | BeginMove] = {}
+        self._planned: dict[str, Reserve | BeginMove | TakeOver] = {}
 
     # ---- the pipeline
 
@@ -204,7 +196,7 @@ class Workflow:
 
         return Executor(
             world.cluster, world.nodes, world.store, world.engines, world.clock, auditor, check, world.starting,
-            world.files, world.told, world.routed,
+            world.files, world.standbys, world.told, world.routed,
         )  # fmt: skip
 
     def _take_leases(self, operation: Operation, stack: ExitStack) -> tuple[Callable[[], None], dict[str, WsctlError]]:
@@ -241,10 +233,13 @@ class Workflow:
         view = self._snapshot()
         if operation.everyone or (operation.asks and len(targets) > 1):
             self.knowledge.ask(view, self._nodes_needed(operation, targets, view))
+        if operation.asks_too:
+            self.knowledge.ask(view, operation.asks_too, down_too=True)
         return self.knowledge.applied_to(view)
 
     def _snapshot(self) -> ClusterView:
-        return observe.snapshot(self.world.cluster, self.world.nodes, self.world.store)
+        view = observe.snapshot(self.world.cluster, self.world.nodes, self.world.store)
+        return observe.taken_as_down(view, self._taken_as_down)
 
     def _nodes_needed(self, operation: Operation, targets: Sequence[str], view: ClusterView) -> set[str]:
         placed = {view.placements[target].node for target in targets if target in view.placements}

@@ -17,7 +17,7 @@ import pytest
 from tests.builders import CLUSTER, IMAGE
 from tests.builders import node as node_of
 from tests.fakes import FakeClock, FakeCommands, FakeEngine, FakeFleet
-from tests.filing import FakeFiles
+from tests.filing import FakeFiles, FakeStandbys
 from tests.gateways import FakeGateways
 from tests.looking_in import FakeInside
 from tests.vaults import FakeVault
@@ -71,10 +71,12 @@ class Reached:
     closed: int = 0
     root: Path | None = None
     trees: FakeFiles = field(init=False)
+    spares: FakeStandbys = field(init=False)
     vault: FakeVault | None = None
 
     def __post_init__(self) -> None:
         self.trees = FakeFiles(self.fleet, FakeClock())
+        self.spares = FakeStandbys(self.trees)
 
     def __call__(self, nodes: Mapping[str, Node], cluster: str) -> Reached:
         self.opened += 1
@@ -99,6 +101,10 @@ class Reached:
     @property
     def files(self) -> FakeFiles:
         return self.trees
+
+    @property
+    def standbys(self) -> FakeStandbys:
+        return self.spares
 
     def inside(self, name: str) -> FakeInside:
         return FakeInside(self.fleet(name))

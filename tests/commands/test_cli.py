@@ -63,6 +63,7 @@ for reader in (
     "gateway trust",
     "audit",
     "activity ls",
+    "standby ls",
     "systemd print",
     "doctor",
     "logs",

@@ -18,7 +18,7 @@ def test_ls_asks_no_node(alice: Desk) -> None:
     for name in ("n1", "n2", "n3"):
         alice.fleet.cut(name)
     (item,) = alice.ok("ls", "-o", "json").items
-    assert set(item) == PLACEMENT
+    assert set(item) == PLACEMENT | {"standby_node", "standby_as_of", "standby_age_s"}
     assert (item["user"], item["state"], item["url_path"]) == ("alice", "running", "/ws/alice/")
     assert alice.reached.opened == 1, "only `place` opened connections"
 

@@ -51,7 +51,7 @@ def test_a_newer_schema_is_refused_by_everybody(alice: Desk, argv: list[str]) ->
 
 
 def test_an_older_schema_is_upgraded_on_demand(alice: Desk) -> None:
-    alice.sql("DROP TABLE presence")
+    alice.sql("DROP TABLE left_files")
     alice.sql("DELETE FROM schema_migrations WHERE version = ?", KNOWN)
     result = alice("place", "bob", "-o", "json")
     assert (result.code, result.error["hint"]) == (10, "upgrade it with: wsctl db upgrade")

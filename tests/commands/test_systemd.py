@@ -58,6 +58,8 @@ def test_what_is_printed(desk: Desk) -> None:
     assert "reconcile" not in out
     lines = desk.ok("systemd", "print", "--cron", "--user", "wsctl", "reap-idle", "reconcile").out.splitlines()
     assert [line.split()[5:6] for line in lines] == [["wsctl"], ["wsctl"]]
+    desk.inventory(INVENTORY.replace("  idle_after: 30m\n", "  standby: 1\n"))
+    assert "standby sync" in desk.ok("systemd", "print", "--cron", "--user", "wsctl", "standby").out
     assert desk("systemd", "print", "backups").code == 4
     assert desk("systemd", "print", "--user", "a b").code == 2
 

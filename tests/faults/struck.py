@@ -20,7 +20,7 @@ from typing import Any
 
 import wsctl.context
 import wsctl.store
-from tests.worlds import CALLS, FILES, WRITES, Proxy, Wire
+from tests.worlds import CALLS, FILES, STANDBYS, WRITES, Proxy, Wire
 from wsctl.cli import main
 from wsctl.context import Wiring
 from wsctl.errors import BackendError, NodeUnreachable
@@ -90,6 +90,10 @@ class StruckFleet:
     @property
     def files(self) -> Any:
         return Proxy("files", self.real.files, self.line, FILES)
+
+    @property
+    def standbys(self) -> Any:
+        return Proxy("standbys", self.real.standbys, self.line, STANDBYS)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)

@@ -176,10 +176,28 @@ def uncordon(
 ) -> None:
     """Let new users onto nodes again. What was reported against them is forgotten too.
 
+    On a node that was given up, what is stale is put aside first.
+
     Example:
       wsctl node uncordon n2
     """
+    _put_aside(app, nodes, dry_run)
     _mark(app, "node uncordon", nodes, NodeState.READY, "", dry_run, request_id)
+
+
+def _put_aside(app: App, nodes: list[str], dry_run: bool) -> None:
+    """Of nodes that are marked down: nobody is sent there before what is stale is put aside."""
+    for name in nodes:
+        app.inventory.node(name)
+    marks = (app.store_for_reading if dry_run else app.store).marks()
+    down = [name for name in dict.fromkeys(nodes) if name in marks and marks[name].state is NodeState.DOWN]
+    if not down or dry_run:
+        return
+    from wsctl.fencing import Readmission, fence
+
+    for name in down:
+        for outcome in fence(app.world(), Readmission(name)):
+            app.out.note(f"{outcome.target}: {outcome.action} on {name}")
 
 
 def _mark(

@@ -5,7 +5,7 @@ Responsible for: turning values into dictionaries for `output`. Not responsible 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from wsctl.context import App
 from wsctl.errors import PartialFailure, WsctlError
 from wsctl.model import Activity, Placement
 from wsctl.output import Column, ago
+from wsctl.standbys import Standby
 
 if TYPE_CHECKING:
     from wsctl.workflow import Outcome
@@ -44,6 +45,22 @@ def placement_dict(placement: Placement, activity: Activity | None, prefix: str)
         "generation": placement.generation,
         "last_active_at": activity.last_active_at if activity is not None else None,
         "url_path": f"{prefix}{placement.user}/",
+    }
+
+
+def newest_copies(copies: Iterable[Standby]) -> dict[str, Standby]:
+    """The newest complete standby copy of each user who has one."""
+    complete = [copy for copy in copies if copy.as_of is not None]
+    return {copy.user: copy for copy in sorted(complete, key=lambda copy: str(copy.as_of))}
+
+
+def standby_dict(copy: Standby | None, now: datetime) -> dict[str, object]:
+    """Where a user's standby copy is and how old it is; seconds."""
+    as_of = copy.as_of if copy is not None else None
+    return {
+        "standby_node": copy.node if copy is not None else None,
+        "standby_as_of": as_of,
+        "standby_age_s": None if as_of is None else round((now - as_of).total_seconds(), 1),
     }
 
 

@@ -20,6 +20,7 @@ from wsctl.model import CONTAINER_PREFIX
 from wsctl.plan import Plan, Reserve
 
 if TYPE_CHECKING:
+    from wsctl.planner import Rules
     from wsctl.published import PublishedMap
     from wsctl.reconciler import Reconciler, Repair
 
@@ -55,7 +56,6 @@ def reconcile(
       wsctl reconcile --adopt --adopt-name 'jupyter-{user}'
     """
     from wsctl.origin import is_gone
-    from wsctl.planner import Rules
     from wsctl.reconciler import Reconciler
     from wsctl.requests import items_once
 
@@ -67,7 +67,7 @@ def reconcile(
     world = app.world(dry_run=dry_run, parallel=parallel, wait_s=seconds(wait, "--wait"))
     reconciler = Reconciler(
         world,
-        rules=Rules(adopt=template, named=users is not None, keep_s=app.inventory.migrate.keep_s),
+        rules=_rules(app, template, named=users is not None),
         users=users,
         published=_published(app, map_file),
         request_id=request_id,
@@ -81,6 +81,15 @@ def reconcile(
     with auto_apply(app, "reconcile", dry_run=dry_run):
         _show(app, items)
         _raise_if_left(items, dry_run=dry_run)
+
+
+def _rules(app: App, template: str | None, *, named: bool) -> Rules:
+    """How far this run may go, as the inventory has it."""
+    from wsctl.planner import Rules
+
+    inventory = app.inventory
+    failover = (inventory.strategy, inventory.failover.rules(app.wiring.clock.now()))
+    return Rules(adopt=template, named=named, keep_s=inventory.migrate.keep_s, failover=failover)
 
 
 def _run(app: App, reconciler: Reconciler, *, adopts: bool, dry_run: bool, yes: bool) -> list[Repair]:

@@ -27,7 +27,13 @@ def ls(
     Example:
       wsctl ls --node n1 -o json
     """
-    from wsctl.commands.present import PLACEMENT_COLUMNS, activity_column, placement_dict
+    from wsctl.commands.present import (
+        PLACEMENT_COLUMNS,
+        activity_column,
+        newest_copies,
+        placement_dict,
+        standby_dict,
+    )
 
     inventory, store = app.inventory, app.store_for_reading
     readable, damaged = store.placements_and_damage()
@@ -38,8 +44,12 @@ def ls(
         inventory.node(node)
     activity = app.activity_for_reading.recorded().activity
     prefix = inventory.gateway.path_prefix
-    items = [placement_dict(p, activity.get(p.user), prefix) for p in placements]
-    app.out.rows(items, (*PLACEMENT_COLUMNS, activity_column(app.wiring.clock.now())))
+    copies = newest_copies(store.standbys())
+    now = app.wiring.clock.now()
+    items = [
+        placement_dict(p, activity.get(p.user), prefix) | standby_dict(copies.get(p.user), now) for p in placements
+    ]
+    app.out.rows(items, (*PLACEMENT_COLUMNS, activity_column(now)))
 
 
 @command
@@ -49,7 +59,7 @@ def show(app: App, user: UserArg) -> None:
     Example:
       wsctl show alice
     """
-    from wsctl.commands.present import placement_dict
+    from wsctl.commands.present import newest_copies, placement_dict, standby_dict
 
     (target,) = check_users([user])
     store = app.store_for_reading
@@ -66,6 +76,8 @@ def show(app: App, user: UserArg) -> None:
         "created_at": placement.created_at,
         "updated_at": placement.updated_at,
     }
+    copies = newest_copies(copy for copy in store.standbys() if copy.user == target)
+    item |= standby_dict(copies.get(target), app.wiring.clock.now())
     item |= _observed(app, placement)
     item |= _idleness(app, placement)
     app.out.record(item)

@@ -100,6 +100,7 @@ def _jobs(app: App, names: list[str] | None) -> list[Job]:
         None: True,
         "coordination": app.inventory.coordination is not None,
         "backup.repository": app.inventory.backup.repository is not None,
+        "standby": any(spec.standby for spec in app.inventory.classes.values()),
     }
     useful = [name for name, job in JOBS.items() if has[job.needs]]
     return [JOBS[name] for name in dict.fromkeys(names or useful)]

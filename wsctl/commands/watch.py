@@ -1,7 +1,7 @@
 """`wsctl watch`: watches over the nodes until it is told to end; a service of systemd.
 
 Responsible for: its options, what is printed of each change, and ending cleanly. Not responsible for: the rhythm
-(`watcher`), the verdicts (`health`), the wake hook (`waking`), nor for failing over.
+(`watcher`), the verdicts (`health`), the wake hook (`waking`), nor for failing over and what follows (`failing`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -73,8 +74,11 @@ def watch(
 def _watcher(app: App, name: str | None, say: Callable[[Event], None]) -> Watcher:
     import socket
 
+    from wsctl.commands.failing import on_down, on_return
+    from wsctl.standbys import FailoverPolicy
     from wsctl.watcher import Watcher
 
+    automatic = app.inventory.failover.policy is FailoverPolicy.AUTOMATIC
     return Watcher(
         name or f"{socket.gethostname()}:{os.getpid()}",
         tuple(app.inventory.nodes),
@@ -84,6 +88,8 @@ def _watcher(app: App, name: str | None, say: Callable[[Event], None]) -> Watche
         app.inventory.watch.rules,
         now,
         say,
+        on_down=partial(on_down, app) if automatic else None,
+        on_return=partial(on_return, app),
     )
 
 

@@ -13,7 +13,15 @@ from pathlib import Path
 from wsctl.health import Rules
 from wsctl.inventory.kinds import Kind, ListOf, MapOf, Section, Values
 from wsctl.inventory.scalars import Text
-from wsctl.inventory.settings import BackupSettings, Inventory, MoveSettings, ReapSettings, StateSettings, WatchSettings
+from wsctl.inventory.settings import (
+    BackupSettings,
+    FailoverSettings,
+    Inventory,
+    MoveSettings,
+    ReapSettings,
+    StateSettings,
+    WatchSettings,
+)
 from wsctl.inventory.table import CLASS, GATEWAY_HOST, NODE, READY, ROOT
 from wsctl.inventory.urls import resolve_ca, resolve_state
 from wsctl.model import Capacity, Node, Resources, SshSettings, WorkspaceSpec
@@ -74,6 +82,7 @@ def build(path: Path, values: Values) -> Inventory:
         backup=_backup(root["backup"], files),
         watch=_watch(root["watch"], is_wanted="watch" in values),
         migrate=_migrate(root["migrate"]),
+        failover=_failover(root["failover"]),
         requests_keep_s=root["requests"]["keep"],
         gateway=_gateway(root["gateway"], _gateway_hosts(root, files)),
         gateway_hosts=_gateway_hosts(root, files),
@@ -142,6 +151,7 @@ def _workspace(name: str, values: Values) -> WorkspaceSpec:
         busy_cpus=None if values["busy_cpus"] is None else values["busy_cpus"] / 1000,
         ready=values["ready"],
         pull=values["pull"],
+        standby=values["standby"],
         labels=values["labels"],
     )
 
@@ -180,6 +190,17 @@ def _watch(values: Values, *, is_wanted: bool) -> WatchSettings:
         alarm_least=values["alarm_least"],
     )
     return WatchSettings(rules, values["set_aside"], values["wake"], is_wanted)
+
+
+def _failover(values: Values) -> FailoverSettings:
+    return FailoverSettings(
+        policy=values["policy"],
+        loss=values["accept_data_loss"],
+        max_age_s=values["max_age"],
+        every_s=values["sync_every"],
+        parallel=values["sync_parallel"],
+        bwlimit=values["sync_bwlimit"],
+    )
 
 
 def _gateway(values: Values, hosts: Mapping[str, GatewayHost]) -> GatewaySettings:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from wsctl.errors import NotFound
 from wsctl.health import Rules
 from wsctl.model import Node, Strategy, WorkspaceSpec
 from wsctl.routes import GatewayHost, GatewaySettings
+from wsctl.standbys import DataLoss, FailoverPolicy, FailoverRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,24 @@ class MoveSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class FailoverSettings:
+    """What happens when a node dies, and how standby copies are kept up to date. `policy` says who decides, `loss` and
+    `max_age_s` how far that may go (see `standbys`). A copy is made anew when it is `every_s` seconds old, `parallel`
+    at once, each with at most `bwlimit` bytes a second (None: no limit)."""
+
+    policy: FailoverPolicy = FailoverPolicy.MANUAL
+    loss: DataLoss = DataLoss.NEVER
+    max_age_s: float | None = None
+    every_s: float = 300.0
+    parallel: int = 2
+    bwlimit: int | None = None
+
+    def rules(self, now: datetime, *, accept_loss: bool = False) -> FailoverRules:
+        """How far a failover that begins now may go; with `accept_loss` further than the inventory says."""
+        return FailoverRules(now, DataLoss.ACCEPT if accept_loss else self.loss, self.max_age_s)
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """One cluster as its operator described it.
 
@@ -103,6 +123,7 @@ class Inventory:
     backup: BackupSettings = field(default_factory=BackupSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
     migrate: MoveSettings = field(default_factory=MoveSettings)
+    failover: FailoverSettings = field(default_factory=FailoverSettings)
     gateway_hosts: Mapping[str, GatewayHost] = field(default_factory=dict)
     auto_apply: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)

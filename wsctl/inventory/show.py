@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from wsctl.inventory.scalars import duration_text, size_text
-from wsctl.inventory.settings import BackupSettings, Inventory, MoveSettings, ReapSettings, WatchSettings
+from wsctl.inventory.settings import (
+    BackupSettings,
+    FailoverSettings,
+    Inventory,
+    MoveSettings,
+    ReapSettings,
+    WatchSettings,
+)
 from wsctl.model import Node, ReadyProbe, SshSettings, WorkspaceSpec
 from wsctl.routes import GatewayHost, GatewaySettings
 from wsctl.text import UNSAFE
@@ -29,6 +36,7 @@ def effective(inventory: Inventory) -> Data:
         "coordination_password_file": inventory.coordination_password_file,
         "workspace": {**_workspace(inventory.workspace), "classes": others},
         "scheduler": {"strategy": str(inventory.strategy)},
+        "failover": _failover(inventory.failover),
         "reap": _reap(inventory.reap),
         "watch": _watch(inventory.watch),
         "migrate": _migrate(inventory.migrate),
@@ -115,6 +123,7 @@ def _workspace(spec: WorkspaceSpec) -> Data:
         "busy_connections": {None: "auto", True: "always", False: "never"}[spec.busy_connections],
         "busy_cpus": None if spec.busy_cpus is None else _number(round(spec.busy_cpus * 1000)),
         "ready": _ready(spec.ready),
+        "standby": spec.standby,
         "pull": str(spec.pull),
         "labels": dict(sorted(spec.labels.items())),
     }
@@ -160,6 +169,17 @@ def _watch(watch: WatchSettings) -> Data:
         "alarm_least": rules.alarm_least,
         "set_aside": duration_text(watch.set_aside_s),
         "wake": watch.wake,
+    }
+
+
+def _failover(failover: FailoverSettings) -> Data:
+    return {
+        "policy": str(failover.policy),
+        "accept_data_loss": str(failover.loss),
+        "max_age": None if failover.max_age_s is None else duration_text(failover.max_age_s),
+        "sync_every": duration_text(failover.every_s),
+        "sync_parallel": failover.parallel,
+        "sync_bwlimit": None if failover.bwlimit is None else size_text(failover.bwlimit),
     }
 
 

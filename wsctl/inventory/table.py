@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from wsctl.inventory import names
 from wsctl.inventory.backups import BACKUP
+from wsctl.inventory.failing import FAILOVER
 from wsctl.inventory.kinds import Key, ListOf, MapOf, Section, Values, section
 from wsctl.inventory.moves import MIGRATE
 from wsctl.inventory.reaping import REAP
@@ -124,6 +125,11 @@ _WORKSPACE_KEYS = {
         "auto",
     ),
     "ready": Key(READY, "When a started container counts as running.", "{http: /, timeout: 30s}", null="at once"),
+    "standby": Key(
+        number(0, 1, "a number of copies"),
+        "Copies of the files on another node, kept up to date for failover; see docs/concepts/failover.md.",
+        "0",
+    ),
     "pull": Key(choice(PullPolicy), "Whether nodes may pull a missing image.", "missing"),
     "labels": Key(LABELS, "Labels that a node must have to get these workspaces.", "{}"),
 }
@@ -214,6 +220,7 @@ ROOT = section(
     scheduler=Key(
         section(strategy=Key(choice(Strategy), "How a node is chosen among those that fit.", "spread")), "Placement."
     ),
+    failover=Key(FAILOVER, "What happens when a node dies; standby copies."),
     reap=Key(REAP, "What `reap-idle` does besides the limits of classes."),
     watch=Key(WATCH, "What `wsctl watch` does; and how long a node is set aside, also without it."),
     migrate=Key(MIGRATE, "How users are moved, unless the command says otherwise."),

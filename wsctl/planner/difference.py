@@ -13,7 +13,8 @@ from enum import StrEnum
 class Kind(StrEnum):
     """Kinds of differences. `missing` to `foreign-name` are about placed users, `orphan` and `unmanaged` about
     containers in no placement (the second were not made by wsctl), `left-copy` about files that a move made or
-    left, `left-lease` and `left-request` about what dead callers left, the others about nodes, rows and the map."""
+    left, `failed-node` and `conflict` about nodes that failed and what they have, `returned` about one that is back,
+    `left-lease` and `left-request` about what dead callers left, the others about nodes, rows and the map."""
 
     HALF_DONE = "half-done"
     MISSING = "missing"
@@ -28,6 +29,9 @@ class Kind(StrEnum):
     LEFT_COPY = "left-copy"
     LEFT_LEASE = "left-lease"
     LEFT_REQUEST = "left-request"
+    FAILED_NODE = "failed-node"
+    CONFLICT = "conflict"
+    RETURNED = "returned"
     ORPHAN = "orphan"
     UNMANAGED = "unmanaged"
     WRONG_COUNT = "wrong-count"

@@ -26,7 +26,7 @@ def differences(
     out then); nothing is said of the users in `leave_out`.
     """
     claims = all_claims(view, rules.adopt)
-    left = {copy.user for copy in view.kept}
+    left = {*(c.user for c in view.kept), *(c.user for c in view.standbys), *(c.user for c in view.left)}
     chosen = sorted({*view.placements, *claims, *left} if users is None else users)
     found = [
         difference
@@ -61,6 +61,9 @@ def unreachable(view: ClusterView) -> list[Difference]:
     """Nodes of which nothing is known: nobody on them was compared."""
     found = []
     for name, node in view.nodes.items():
+        if node.mark.state is NodeState.DOWN and node.reachable:
+            found.append(returned(name))
+            continue
         if node.mark.state is NodeState.DOWN:
             why = f"marked down{f': {node.mark.reason}' if node.mark.reason else ''}"
             fix = f"wsctl node uncordon {name}   # once it is back"
@@ -70,6 +73,12 @@ def unreachable(view: ClusterView) -> list[Difference]:
             continue
         found.append(Difference(Kind.UNREACHABLE, None, name, f"skipped, {why}", fix, safe=False))
     return found
+
+
+def returned(name: str) -> Difference:
+    """A node that is marked down and answers again."""
+    fix = f"what is stale there is put aside, then it is cordoned: wsctl node uncordon {name}   # lets new users on it"
+    return Difference(Kind.RETURNED, None, name, "was given up as dead, and answers again", fix)
 
 
 def wrong_counts(view: ClusterView) -> list[Difference]:

@@ -24,6 +24,7 @@ from wsctl.plan import (
     Work,
 )
 from wsctl.planner.decision import Decision, Located, damaged_row, locate, port_if_taken, set_aside
+from wsctl.planner.standby import dropped_with
 
 
 def plan_stop(user: str, view: ClusterView, *, cause: str = "asked", grace_s: float = 10.0) -> Decision:
@@ -105,6 +106,7 @@ def plan_remove(user: str, spec: WorkspaceSpec, view: ClusterView, *, purge: boo
         if located.container.is_running:
             steps.append(StopContainer(user, node, ""))
         steps.append(RemoveContainer(user, node, "", located.container.id))
+    steps += dropped_with(user, view)
     if purge:
         steps.append(PurgeData(user, node, "--purge-data", located.view.node.host_root, spec.image))
     steps.append(Release(user, node, "" if purge else "files stay", keep_home=not purge))
@@ -137,6 +139,7 @@ def _purge_home(user: str, home: str, spec: WorkspaceSpec, view: ClusterView) ->
         return Decision(user, error=NotFound(f"files of {user} are on {home}, which is not in the inventory"))
     known = Home(home, view.home_generations.get(user, 0))
     steps = (
+        *dropped_with(user, view),
         PurgeData(user, home, "--purge-data", node.node.host_root, spec.image, known),
         Release(user, home, "its files are gone", keep_home=False, home=known),
     )

@@ -12,15 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from wsctl.errors import WsctlError
-from wsctl.model import ClusterView, Container, NodeState, Placement, PlacementState, WorkspaceSpec
+from wsctl.model import ClusterView, Container, NodeState, Placement, PlacementState, Strategy, WorkspaceSpec
 from wsctl.plan import QuarantineContainer, Settle, Step, UnpauseContainer, Work
 from wsctl.planner.adopt import adoption, has_their_files
 from wsctl.planner.claims import Copy, claims_of, is_set_aside, without
 from wsctl.planner.decision import Decision, Located, locate, port_if_taken, set_aside
 from wsctl.planner.difference import Difference, Kind
+from wsctl.planner.failover import plan_failover
+from wsctl.planner.fence import conflicts, steps_about
 from wsctl.planner.life import plan_stop
 from wsctl.planner.migrate import DAY_S, clean_up, end_move, leaving
 from wsctl.planner.place import plan_start
+from wsctl.planner.standby import surplus
+from wsctl.standbys import FailoverRules
 
 BEGINNING = (PlacementState.RESERVED, PlacementState.STARTING)
 
@@ -30,12 +34,14 @@ class Rules:
     """How far a run may go. `adopt` is the pattern of the names of containers that are taken over (None: none are).
 
     `named`: the users were named by the operator, which says that they are meant even if the state knows nobody.
-    `keep_s`: for how many seconds the files that a move left are kept.
+    `keep_s`: for how many seconds the files that a move left are kept. `failover`: how far users of nodes that are
+    marked down may go on elsewhere, and by which strategy (None: they don't).
     """
 
     adopt: str | None = None
     named: bool = False
     keep_s: float = DAY_S
+    failover: tuple[Strategy, FailoverRules] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +82,25 @@ def examine(user: str, spec: WorkspaceSpec, view: ClusterView, copies: Sequence[
             awake += _aside(Kind.SHOULD_BE_STOPPED, user, copy, detail, "stopped")
     copies = [copy for copy in copies if not is_set_aside(copy.container)]
     if placement is None:
-        return awake + _unplaced(user, spec, view, copies, rules) + _left(user, view, rules)
+        return awake + _unplaced(user, spec, view, copies, rules) + _left(user, spec, view, rules)
     if placement.node not in view.nodes:
         return awake + _unknown_node(placement, copies, view)
-    return awake + _placed(placement, spec, view, copies, rules) + _left(user, view, rules)
+    return awake + _placed(placement, spec, view, copies, rules) + _left(user, spec, view, rules)
 
 
-def _left(user: str, view: ClusterView, rules: Rules) -> Found:
-    """What moves of the user have left to do about files. Containers in old places are differences of their own."""
-    steps = [*end_move(user, view), *leaving(user, view, rules.keep_s), *clean_up(user, view)]
+def _left(user: str, spec: WorkspaceSpec, view: ClusterView, rules: Rules) -> Found:
+    """What moves, failovers and standbys of the user have left to do about files. Containers in old places are
+    differences of their own."""
+    placement = view.placements.get(user)
+    # A take-over ends a move too.
+    ends = () if placement is None or _is_down(placement.node, view) else end_move(user, view)
+    steps: list[Step] = [*ends, *leaving(user, view, rules.keep_s), *clean_up(user, view)]
+    steps += [step for left in view.left for step in steps_about(left, user, view)]
+    steps += surplus(user, spec, view)
     about = [step for step in steps if not isinstance(step, (QuarantineContainer, Settle))]
     found = tuple(Difference(Kind.LEFT_COPY, user, s.node, s.cause, f"{s.verb} {s.text()}") for s in about)
-    return Found(found, tuple(step for step in steps if not isinstance(step, QuarantineContainer)))
+    kept = tuple(step for step in steps if not isinstance(step, QuarantineContainer))
+    return Found(found, kept) + Found(conflicts(user, view))
 
 
 def _aside(kind: Kind, user: str, copy: Copy, detail: str, fix: str = "stopped and renamed; its files stay") -> Found:
@@ -162,7 +175,8 @@ def _placed(
         else:
             main = container
     if outdated or not node.reachable or node.mark.state is NodeState.DOWN:
-        return found  # of a silent node, what runs there is unknown; that is said once, of the node
+        # Of a silent node, what runs there is unknown; that is said once, of the node.
+        return found if outdated or node.reachable else found + _failed_over(placement, spec, view, rules)
     if main is not None and (main.user != user or main.generation != placement.container_generation):
         says = f"generation {main.generation}" if main.user == user else f"the labels of {main.user or 'nobody'}"
         detail = f"{main.name} has {says}, not generation {placement.container_generation} of {user}"
@@ -172,6 +186,19 @@ def _placed(
         stale = False
     taken_over, view = _interrupted_adoption(placement, spec, view, copies, rules)
     return found + taken_over + _own(placement, spec, view, stale=stale)
+
+
+def _is_down(node: str, view: ClusterView) -> bool:
+    return node in view.nodes and view.nodes[node].mark.state is NodeState.DOWN
+
+
+def _failed_over(placement: Placement, spec: WorkspaceSpec, view: ClusterView, rules: Rules) -> Found:
+    """The user of a node that was marked down, and doesn't answer: a failover that wasn't finished, or couldn't be."""
+    user, node = placement.user, placement.node
+    if rules.failover is None or not _is_down(node, view):
+        return Found()
+    finding = Difference(Kind.FAILED_NODE, user, node, f"{node} is marked down", "goes on on another node")
+    return _decided(finding, plan_failover(user, spec, view, node, *rules.failover))
 
 
 def _newer(placement: Placement, copy: Copy) -> Found:

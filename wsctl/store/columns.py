@@ -73,6 +73,16 @@ TABLES = {
         _table("notes", "topic subject", "topic subject value:text noted_at:time"),
         _table("kept_copies", "user node number", "user node number:int state since:time expires_at:time?"),
         _table(
+            "standbys",
+            "user node",
+            "user node source generation:int seen_at:int as_of:time? finished_at:time? bytes:int?",
+        ),
+        _table(
+            "left_files",
+            "user node generation",
+            "user node generation:int seen_at:int state left_at:time newer_files:int? newer_bytes:int?",
+        ),
+        _table(
             "audit",
             "target sequence",
             "target sequence:int at:time kind verb action os_user sudo_user:? ssh_origin:? process operation "

@@ -55,6 +55,8 @@ STEPS = (
     Step(19, "kept_copies", "270707edf57d18ee93b86cb58f7220589c836a613a6a065b34fdb002e0d5d039"),
     Step(27, "node_reports", "e1f1993b041a1b52b215e16075ce198a8200c816fcf025ed4aa6b96cddbc5275"),
     Step(28, "presence", "0b507676db64575d31605772cf0020d315805975fd25dd60e090a8f436817d62"),
+    Step(29, "standbys", "99f248480d524809bb6c63aebb2b78aa983a23031a4e4e42a6dadf17e78bf29f"),
+    Step(30, "left_files", "2df15ae9337a1e9358bd6f0a704f88316d572b7a0f95059554e92b5e2709c1dc"),
 )
 KNOWN = STEPS[-1].version
 

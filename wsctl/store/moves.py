@@ -115,14 +115,27 @@ class MoveRows(PlacementRows):
         more = tuple(now + before for now, before in zip(holds, held, strict=True))
         self._shift(session, old.node, Shift(-1, *was, routes=int(old.state.is_routed)))
         self._shift(session, move.target, Shift(0, more[0], more[1], more[2], routes=int(state.is_routed)))
+        self._relocate(session, old, move.target, move.address, move.host_port, state, resources)
+
+    def _relocate(
+        self,
+        session: Session,
+        old: Placement,
+        node: str,
+        address: str,
+        port: int,
+        state: PlacementState,
+        resources: Resources,
+    ) -> None:
+        """Give the placement another node, and the generation that goes with it; the counters are the caller's."""
         sql = (
             "UPDATE placements SET node = ?, address = ?, host_port = ?, state = ?, generation = ?, "
             f"container_generation = ?, memory_bytes = ?, cpus_milli = ?, pids = ?, updated_at = {self._dialect.now} "
             "WHERE cluster = ? AND user = ? AND node = ? AND generation = ? AND state = ?"
         )
         now = (
-            move.target, move.address, move.host_port, state.value, old.generation + 1, old.generation + 1,
-            move.memory_bytes, move.cpus_milli, move.pids,
+            node, address, port, state.value, old.generation + 1, old.generation + 1,
+            resources.memory_bytes, resources.cpus_milli, resources.pids,
         )  # fmt: skip
         if not session.execute(sql, (*now, self._cluster, old.user, old.node, old.generation, old.state.value)):
             raise Raced

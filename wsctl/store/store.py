@@ -1,8 +1,8 @@
 """The store: everything about one cluster in one database.
 
 Responsible for: being the one object that implements `ports.Store`. Not responsible for: its parts, which are
-`placements`, `moves`, `grouped`, `signals`, `reports`, `audit`, `requests`, `portable`, nor for opening a database
-(`wsctl.store.open_store`).
+`placements`, `moves`, `grouped`, `standbys`, `signals`, `reports`, `audit`, `requests`, `portable`, nor for
+opening a database (`wsctl.store.open_store`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from wsctl.store.portable import PortableRows
 from wsctl.store.reports import ReportRows
 from wsctl.store.requests import RequestRows
 from wsctl.store.signals import SignalRows
+from wsctl.store.standbys import StandbyRows
 
 
-class SqlStore(GroupedRows, SignalRows, ReportRows, AuditRows, RequestRows, PortableRows):
+class SqlStore(GroupedRows, StandbyRows, SignalRows, ReportRows, AuditRows, RequestRows, PortableRows):
     """`ports.Store` on SQLite or MySQL."""
 
     def __init__(self, database: Database, cluster: str, version: int) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from wsctl.transport.pipes import Launcher
     from wsctl.transport.restic import ResticRepository
     from wsctl.transport.sessions import Sessions
+    from wsctl.transport.standby_files import ShellStandbys
 
 __all__ = ["Connections", "HostKey", "Timeouts", "fanout"]
 
@@ -57,6 +58,7 @@ class Connections:
         self._engines = {name: Once(partial(self._connect, node)) for name, node in self._nodes.items()}
         self._sessions: Once[Sessions] = Once(self._make_sessions)
         self._files: Once[ShellFiles] = Once(self._make_files)
+        self._standbys: Once[ShellStandbys] = Once(self._make_standbys)
         self._warmed: set[str] = set()
         self._closed = threading.Event()
 
@@ -98,6 +100,11 @@ class Connections:
     def files(self) -> ShellFiles:
         """The users' files on the nodes: `ports.NodeFiles`. Nothing is connected before it is used."""
         return self._files.get()
+
+    @property
+    def standbys(self) -> ShellStandbys:
+        """Standby copies on the nodes: `ports.StandbyFiles`. Nothing is connected before it is used."""
+        return self._standbys.get()
 
     def close(self) -> None:
         """Close every connection that is open; connections still being opened close themselves. Never raises."""
@@ -157,6 +164,11 @@ class Connections:
         from wsctl.transport.files import ShellFiles
 
         return ShellFiles(self._cluster, self._host)
+
+    def _make_standbys(self) -> ShellStandbys:
+        from wsctl.transport.standby_files import ShellStandbys
+
+        return ShellStandbys(self._cluster, self._host)
 
     def _host(self, name: str) -> Host:
         from wsctl.transport.hosts import Host

@@ -142,6 +142,14 @@ class ShellFiles:
         with contextlib.suppress(NodeError):
             self.disarm(way.source, way.source_root, way.user)
 
+    def script(
+        self, node: str, root: str, user: str, script: str, doing: str, timeout_s: float = SHORT_S, *more: str
+    ) -> str:
+        """Run a script behind `FENCE`, with `root`, `user` and the key's folder as `$1` to `$3`: what it said. Raises
+        `FilesError` with `doing` in it."""
+        done = self._do(node, root, user, script, doing, *more, timeout_s=timeout_s)
+        return done.out.decode("utf-8", "replace").strip()
+
     # -- how
 
     def _road(self, way: Way) -> Road:

@@ -1,0 +1,69 @@
+"""The effects of surviving a dead node on files, and what is reported of them.
+
+Responsible for: what each of these steps asks of `ports.StandbyFiles` and records about copies. Not responsible for:
+placements and containers (`executor`), nor for any decision (`planner.failover`, `planner.fence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from wsctl.failsteps import DropLeft, DropStandby, Fenced, KeepLeft, PromoteStandby
+from wsctl.model import Node
+from wsctl.plan import Step
+from wsctl.ports import NodeFiles, StandbyFiles, Store
+from wsctl.standbys import LeftFiles, LeftState
+
+
+def no_standbys() -> StandbyFiles:
+    """For a world without nodes, as in tests of marks and counters."""
+    raise AssertionError("a step about standby copies came where no files can be reached")
+
+
+@dataclass(slots=True)
+class FailWork:
+    """The part of one work that is about a dead node. `facts` is what is reported."""
+
+    nodes: Mapping[str, Node]
+    store: Store
+    files: Callable[[], NodeFiles]
+    standbys: Callable[[], StandbyFiles]
+    facts: dict[str, object] = field(default_factory=dict)
+
+    def do(self, step: Step) -> None:
+        """The effect of a step. Raises `NodeError`, `BackendError`."""
+        match step:
+            case PromoteStandby():
+                aside = self.standbys().promote(step.node, self._root(step.node), step.user)
+                self.facts["data_as_of"] = step.as_of
+                if aside is not None:
+                    self.facts["put_aside"] = aside
+            case DropStandby():
+                self.standbys().drop(step.node, self._root(step.node), step.user)
+                self.store.forget_standby(step.user, step.node)
+            case KeepLeft():
+                self._keep(step)
+            case DropLeft():
+                for left in self._left(step):
+                    self.files().drop(step.node, self._root(step.node), step.user, left.name)
+                    self.store.forget_left(left)
+            case Fenced():
+                for left in self._left(step):
+                    self.store.forget_left(left)
+            case _:
+                raise AssertionError(f"{type(step).__name__} isn't about a dead node")
+
+    def _keep(self, step: KeepLeft) -> None:
+        for left in self._left(step):
+            newer = self.standbys().keep_left(step.node, self._root(step.node), left)
+            is_conflict = newer.files > 0 or left.seen_at == 0
+            state = LeftState.CONFLICT if is_conflict else LeftState.KEPT
+            self.store.keep_left(replace(left, state=state, newer_files=newer.files, newer_bytes=newer.bytes))
+
+    def _left(self, step: KeepLeft | DropLeft | Fenced) -> list[LeftFiles]:
+        key = (step.user, step.node, step.generation)
+        return [left for left in self.store.left_files() if (left.user, left.node, left.generation) == key]
+
+    def _root(self, node: str) -> str:
+        return self.nodes[node].host_root.rstrip("/")

@@ -1,0 +1,129 @@
+"""Deciding where a standby copy of a user's files is kept, whose is due, and which are kept no longer.
+
+Responsible for: who wants one, the choice of its node, and the order of copying. Not responsible for: copying
+(`wsctl.standby`), nor for what a copy is good for (`failover`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from wsctl.failsteps import DropStandby
+from wsctl.model import ClusterView, NodeState, NodeView, Placement, PlacementState, Resources, WorkspaceSpec
+from wsctl.model import Strategy as StrategyName
+from wsctl.scheduler import Candidate, Request, rank, tie_break
+from wsctl.standbys import Standby
+
+ZONE = "zone"
+"""The label by which nodes say what they would fail together with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A copy to be made of the user's files: from their node to `node`. None: no node can have it, `why` not."""
+
+    user: str
+    source: str
+    node: str | None
+    why: str = ""
+
+
+def wants(placement: Placement | None, spec: WorkspaceSpec, view: ClusterView) -> bool:
+    """Whether the user has files that a copy is kept of: on shared storage every node has them already."""
+    if placement is None or spec.standby == 0 or placement.state is PlacementState.RESERVED:
+        return False
+    node = view.nodes.get(placement.node)
+    return node is not None and node.node.storage != "shared"
+
+
+def is_due(placement: Placement, copies: Iterable[Standby], now: datetime, every_s: float) -> bool:
+    """Whether the newest copy of the user is `every_s` seconds old, or there is none. Of who is stopped since before
+    the last one, nothing can have changed."""
+    times = [copy for copy in copies if copy.as_of is not None and copy.node != placement.node]
+    newest = max(times, key=lambda copy: copy.as_of or now, default=None)
+    if newest is None or newest.as_of is None:
+        return True
+    same = (newest.source, newest.generation) == (placement.node, placement.generation)
+    if placement.state is PlacementState.STOPPED and same:
+        return False
+    return (now - newest.as_of).total_seconds() >= every_s
+
+
+def plan_standby(user: str, spec: WorkspaceSpec, view: ClusterView, strategy: StrategyName) -> Errand:
+    """Where the copy of a user who `wants` one is made: where it is, if that still does; else on the node that is in
+    another zone, has room for them, and has the fewest copies of their neighbours; among equals the best by score."""
+    placement = view.placements[user]
+    source = view.nodes[placement.node]
+    suits = {name: node for name, node in view.nodes.items() if name != placement.node and _suits(node)}
+    copies = sorted(
+        (copy for copy in view.standbys if copy.user == user and copy.node in suits),
+        key=lambda copy: (copy.as_of.timestamp() if copy.as_of is not None else 0.0, copy.node),
+        reverse=True,
+    )
+    if copies:
+        return Errand(user, placement.node, copies[0].node)
+    candidates = _ranked(user, spec, view, strategy, set(suits))
+    if candidates:
+        best = min(candidates, key=lambda one: _order(one, source, view, user))
+        return Errand(user, placement.node, best.node)
+    stays = [c.node for c in view.standbys if c.user == user and c.node != placement.node and _answers(c.node, view)]
+    if stays:
+        # Nobody new may come there, but an old copy is of less use than a new one.
+        return Errand(user, placement.node, stays[0])
+    return Errand(user, placement.node, None, "no other node can have a copy: see `wsctl node ls`")
+
+
+def surplus(user: str, spec: WorkspaceSpec, view: ClusterView) -> tuple[DropStandby, ...]:
+    """Copies that are of no use any more: of who has no placement, beside the user's own files, or not asked for."""
+    placement = view.placements.get(user)
+    steps = []
+    for copy in view.standbys:
+        if copy.user != user or not _answers(copy.node, view):
+            continue
+        if placement is None:
+            steps.append(DropStandby(user, copy.node, f"{user} has no placement"))
+        elif copy.node == placement.node:
+            steps.append(DropStandby(user, copy.node, f"{user} lives there"))
+        elif spec.standby == 0:
+            steps.append(DropStandby(user, copy.node, "not asked for any more"))
+    return tuple(steps)
+
+
+def dropped_with(user: str, view: ClusterView) -> tuple[DropStandby, ...]:
+    """The user's copies, as far as their nodes answer, to be deleted with the placement."""
+    return tuple(
+        DropStandby(user, copy.node, "") for copy in view.standbys if copy.user == user and _answers(copy.node, view)
+    )
+
+
+def _suits(node: NodeView) -> bool:
+    ready = node.mark.state is NodeState.READY and node.reachable is not False and node.excluded is None
+    return ready and node.node.storage != "shared"
+
+
+def _answers(name: str, view: ClusterView) -> bool:
+    node = view.nodes.get(name)
+    return node is not None and node.reachable is not False and node.mark.state is not NodeState.DOWN
+
+
+def _ranked(
+    user: str, spec: WorkspaceSpec, view: ClusterView, strategy: StrategyName, suits: set[str]
+) -> list[Candidate]:
+    """The nodes that could have the user: with room for them to run now, else with room for their files."""
+    request = Request(user, spec.resources, spec.image, spec.pull, spec.labels, spec.name)
+    for asked in (request, replace(request, resources=Resources(0, 0, 0))):
+        found = [one for one in rank(asked, view, strategy) if one.feasible and one.node in suits]
+        if found:
+            return found
+    return []
+
+
+def _order(one: Candidate, source: NodeView, view: ClusterView, user: str) -> tuple[bool, int, float, int]:
+    zone, other = source.node.labels.get(ZONE), view.nodes[one.node].node.labels.get(ZONE)
+    together = zone is not None and other == zone
+    here = source.node.name
+    # The users of a node that dies should not all come to the same one.
+    neighbours = sum(1 for copy in view.standbys if copy.node == one.node and copy.source == here)
+    return together, neighbours, -(one.score or 0.0), -tie_break(user, one.node)
