@@ -18,6 +18,7 @@ from wsctl.inventory import Inventory
 from wsctl.model import SshSettings
 from wsctl.nodecheck import check_time
 from wsctl.ports import Clock, Leases, Store
+from wsctl.standbys import FailoverPolicy
 from wsctl.text import human_bytes
 from wsctl.watchports import Presence
 
@@ -82,8 +83,10 @@ def check_watchers(inventory: Inventory, presence: Callable[[], Presence]) -> Ch
         return _failed("watch", error)
     if watchers:
         return Check("watch", CheckStatus.OK, f"{', '.join(watchers)}")
-    if inventory.watch.is_wanted:
-        text = "`watch:` is set up, and no watcher was seen within a minute: nobody notices a node that dies"
+    automatic = inventory.failover.policy is FailoverPolicy.AUTOMATIC
+    if inventory.watch.is_wanted or automatic:
+        key = "`failover.policy` is automatic" if automatic else "`watch:` is set up"
+        text = f"{key}, and no watcher was seen within a minute: nobody notices a node that dies"
         return Check("watch", CheckStatus.WARN, text, "wsctl systemd install watch   # or look: wsctl watch")
     return Check("watch", CheckStatus.OK, "nobody watches, and the inventory doesn't ask for it")
 

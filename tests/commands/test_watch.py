@@ -65,6 +65,37 @@ def test_a_line_for_each_change(post: Desk) -> None:
     assert items["n2"]["last_seen_at"] is None, "it was never seen well"
 
 
+def test_with_the_automatic_policy_users_go_on_elsewhere(post: Desk) -> None:
+    """And what is stale on the node when it is back is put aside."""
+    text = INVENTORY.replace("nodes:\n", QUICK + "failover: {policy: automatic, accept_data_loss: accept}\nnodes:\n")
+    post.inventory(text)
+    post.ok("place", "alice")
+    home = post.home("alice")
+    post.watched.dead.add(home)
+    post.fleet.cut(home)
+    result = post("watch", "--for", "3s", "--name", "w1", "-o", "json")
+    assert result.code == 0, result
+    events = {event["event"]: event for event in map(json.loads, result.out.splitlines()) if event["node"]}
+    assert events["done"]["reason"].startswith(f"1 users of {home} went on elsewhere")
+    assert post.home("alice") != home
+    assert node_ls(post)[home]["state"] == "down"
+    post.watched.dead.clear()
+    post.fleet.heal(home)
+    result = post("watch", "--for", "2s", "--name", "w1", "-o", "json")
+    events = {event["event"]: event for event in map(json.loads, result.out.splitlines()) if event["node"]}
+    assert (events["returned"]["node"], "cordoned" in events["done"]["reason"]) == (home, True)
+    assert node_ls(post)[home]["state"] == "cordoned"
+
+
+def test_with_the_manual_policy_it_is_said_what_to_type(post: Desk) -> None:
+    post.ok("place", "alice")
+    home = post.home("alice")
+    post.watched.dead.add(home)
+    out = post("watch", "--for", "2s", "--name", "w1").out
+    assert f"to give it up: wsctl node fail {home}" in out
+    assert post.home("alice") == home
+
+
 def test_in_words(post: Desk) -> None:
     post.watched.hung.add("n3")
     result = post("watch", "--for", "1500ms", "--name", "w1")

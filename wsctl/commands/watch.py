@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,13 +73,12 @@ def watch(
 
 
 def _watcher(app: App, name: str | None, say: Callable[[Event], None]) -> Watcher:
+    """A watcher over all nodes. One that is down is failed over if the policy says so, one that is back is let in."""
     import socket
 
     from wsctl.commands.failing import on_down, on_return
-    from wsctl.standbys import FailoverPolicy
     from wsctl.watcher import Watcher
 
-    automatic = app.inventory.failover.policy is FailoverPolicy.AUTOMATIC
     return Watcher(
         name or f"{socket.gethostname()}:{os.getpid()}",
         tuple(app.inventory.nodes),
@@ -88,9 +88,15 @@ def _watcher(app: App, name: str | None, say: Callable[[Event], None]) -> Watche
         app.inventory.watch.rules,
         now,
         say,
-        on_down=partial(on_down, app) if automatic else None,
+        on_down=partial(on_down, app) if _is_automatic(app) else None,
         on_return=partial(on_return, app),
     )
+
+
+def _is_automatic(app: App) -> bool:
+    from wsctl.standbys import FailoverPolicy
+
+    return app.inventory.failover.policy is FailoverPolicy.AUTOMATIC
 
 
 def _run(app: App, watcher: Watcher, waker: Waker | None, ends: float | None) -> None:
@@ -122,6 +128,8 @@ def _sayer(app: App) -> Callable[[Event], None]:
 
     def say(event: Event) -> None:
         at = app.wiring.clock.now()
+        if event.event == "down" and not _is_automatic(app):
+            event = replace(event, reason=f"{event.reason}; to give it up: wsctl node fail {event.node}")
         silent = f" (no sign for {event.silent_s:g} s)" if event.silent_s and event.silent_s > 1 else ""
         reason = f": {event.reason}" if event.reason else ""
         item = {
