@@ -19,6 +19,8 @@ NODE_PACKAGES = (
     "rsync",
     "restic",
     "sudo",
+    "gawk",
+    "mawk",
     "busybox-static",
     "iptables",
     "iproute2",
