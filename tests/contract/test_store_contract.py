@@ -161,7 +161,7 @@ def test_only_the_home_that_was_meant_is_forgotten(store: SqlStore) -> None:
     meant = store.home("alice")
     assert meant == Home("n1", 1)
     assert store.known_homes() == {"alice": meant}
-    placed(store.reserve(want()))
+    placed(store.reserve(want(home="n1")))
     assert store.home("alice") is None, "who is placed has none"
     assert not store.release("alice", 0, keep_home=False, home=meant), "who is placed keeps it"
     assert store.release("alice", 2, keep_home=True)
