@@ -15,14 +15,16 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from uuid import uuid4
 
 from wsctl.audit import Auditor
 from wsctl.errors import NodeError, NotFound, Refused, RepositoryLocked
-from wsctl.exchange import Exchange, Filling, Found, frozen
+from wsctl.exchange import Exchange, Filling, Found, frozen, room_for
 from wsctl.folders import Folders
 from wsctl.model import container_name
 from wsctl.plan import Work
-from wsctl.snapshots import Extent, Keep, Kind, RepositoryOf, Snapshot, Taken, doomed
+from wsctl.snapshots import Extent, Keep, Kind, Repository, RepositoryOf, Snapshot, Taken, doomed
 from wsctl.transport.fanout import run as fan_out
 from wsctl.workflow import World
 
@@ -51,6 +53,22 @@ class Listing:
     snapshots: tuple[Snapshot, ...]
     where: Mapping[str, str]
     failed: Mapping[str, NodeError]
+
+
+def fetch(repository: Repository, folders: Folders, node: str, user: str, snapshot: str, now: datetime) -> str | None:
+    """Put a snapshot in the place of a user's files on `node`, where nobody uses them; where what was there is now.
+
+    For who holds the user's lease already, as failing over does. Raises `NodeError`, `Refused` if there is no room.
+    """
+    token, extent = uuid4().hex[:12], repository.extent(snapshot)
+    room_for(folders.facts(user), node, extent.content_bytes, extent.members)
+    try:
+        repository.restore(snapshot, user, token)
+        return folders.swap(user, token, f"{user}.{now:%Y%m%dT%H%M%SZ}.{token}")
+    except BaseException:
+        with contextlib.suppress(NodeError):
+            folders.discard(user, token)
+        raise
 
 
 class Backups:

@@ -270,6 +270,12 @@ class App:
         """The repository of backups as the node reaches it. Raises as `backup_environment`, and `NodeError`."""
         return self.fleet.repository(node, self.backup_environment)
 
+    def restored(self, node: str, user: str, snapshot: str) -> str | None:
+        """`failwork.Restoring`."""
+        from wsctl.backups import fetch
+
+        return fetch(self.repository(node), self.fleet.folders(node), node, user, snapshot, self.wiring.clock.now())
+
     def clock_of(self, store: SqlStore) -> Clock:
         """The time that is recorded and decided by: the database's, so that a wrong clock here does no harm."""
         if self.inventory.state.url.startswith("sqlite:"):
@@ -305,6 +311,7 @@ class App:
             starting=self.starting,
             files=lambda: self.fleet.files,
             standbys=lambda: self.fleet.standbys,
+            restoring=self.restored,
             told=told or _untold,
             routed=routed,
             warm=self.fleet.warm,

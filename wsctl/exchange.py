@@ -19,7 +19,7 @@ from typing import IO, Any
 from wsctl import archive
 from wsctl.audit import Auditor
 from wsctl.errors import NodeError, NotFound, Refused, StaleGeneration
-from wsctl.folders import Folders
+from wsctl.folders import FolderFacts, Folders
 from wsctl.model import Placement, PlacementState, container_name
 from wsctl.newfile import replacing
 from wsctl.plan import Work
@@ -132,13 +132,7 @@ class Exchange:
         """Whether the user has files on the node. Raises `Refused` if so many bytes in so many files don't fit there
         beside them."""
         facts = self._folders(node).facts(user)
-        needed = size + (members + 1) * INODE_BYTES
-        if needed > facts.free_bytes or members >= facts.free_inodes:
-            raise Refused(
-                f"{node} has no room for it: {facts.free_bytes} bytes and {facts.free_inodes} inodes are free, "
-                f"{needed} and {members} are needed",
-                hint="make room, or name another node with --to",
-            )
+        room_for(facts, node, size, members)
         return facts.exists
 
     def import_(self, user: str, source: IO[bytes], node: str, summary: archive.Summary, *, over: bool) -> Imported:
@@ -225,6 +219,17 @@ class Exchange:
             with contextlib.suppress(NodeError):
                 folders.discard(user, token)
             raise
+
+
+def room_for(facts: FolderFacts, node: str, size: int, members: int) -> None:
+    """Raise `Refused` if so many bytes in so many files don't fit on the node beside what is there."""
+    needed = size + (members + 1) * INODE_BYTES
+    if needed > facts.free_bytes or members >= facts.free_inodes:
+        raise Refused(
+            f"{node} has no room for it: {facts.free_bytes} bytes and {facts.free_inodes} inodes are free, "
+            f"{needed} and {members} are needed",
+            hint="make room, or name another node with --to",
+        )
 
 
 @contextlib.contextmanager

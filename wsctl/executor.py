@@ -23,7 +23,7 @@ from wsctl.audit import Auditor, Trail
 from wsctl.desired import desired
 from wsctl.errors import BackendError, NodeError, NotReady, PlanChanged, Unschedulable, WsctlError
 from wsctl.failsteps import TakeOver
-from wsctl.failwork import FailWork, no_standbys
+from wsctl.failwork import FailWork, Restoring, no_backups, no_standbys
 from wsctl.model import (
     Node,
     Placement,
@@ -87,6 +87,7 @@ class Executor:
     starting: Starting = at_once
     files: Callable[[], NodeFiles] = no_files
     standbys: Callable[[], StandbyFiles] = no_standbys
+    restoring: Restoring = no_backups
     told: Told = lambda user, number, size, share: None
     routed: Callable[[], None] = lambda: None
     last_look: Callable[[str], None] = lambda user: None
@@ -108,7 +109,7 @@ class Executor:
         hands = Hands(self.nodes, self.store, self.clock, self.files, self.told)
         with contextlib.ExitStack() as stack:
             moving = MoveWork(hands, stack, self.check, self.measured.setdefault(work.target, Measured()))
-            failing = FailWork(self.nodes, self.store, self.files, self.standbys)
+            failing = FailWork(self.nodes, self.store, self.files, self.standbys, self.restoring)
             run = _Run(self, spec, placement, self.auditor.trail(work, placement), moving, failing)
             try:
                 for step in work.steps:

@@ -26,6 +26,18 @@ class PromoteStandby(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreBackup(Step):
+    """Put a snapshot of the repository of backups in the place of a user's files; what is there is put aside."""
+
+    verb: ClassVar[str] = "restore"
+    snapshot: str
+    at: datetime
+
+    def text(self) -> str:
+        return f"the backup of {self.user} on {self.node}, snapshot {self.snapshot[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
 class TakeOver(Step):
     """Make `node` the user's, by compare-and-swap: port and room are taken there and given back on the dead one, all at
     once. `leaves_files`: the dead node has files of theirs, newer than `seen_at` on its clock perhaps."""

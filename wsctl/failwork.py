@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
-from wsctl.failsteps import DropLeft, DropStandby, Fenced, KeepLeft, PromoteStandby
+from wsctl.failsteps import DropLeft, DropStandby, Fenced, KeepLeft, PromoteStandby, RestoreBackup
 from wsctl.model import Node
 from wsctl.plan import Step
 from wsctl.ports import NodeFiles, StandbyFiles, Store
@@ -21,6 +22,16 @@ def no_standbys() -> StandbyFiles:
     raise AssertionError("a step about standby copies came where no files can be reached")
 
 
+Restoring = Callable[[str, str, str], str | None]
+"""Puts a snapshot (its id, the last word) in the place of a user's files on a node: node, user, snapshot. Answers where
+what was there is now, None if nothing was."""
+
+
+def no_backups(node: str, user: str, snapshot: str) -> str | None:
+    """For a world without a repository of backups."""
+    raise AssertionError("a step about backups came where there are none")
+
+
 @dataclass(slots=True)
 class FailWork:
     """The part of one work that is about a dead node. `facts` is what is reported."""
@@ -29,16 +40,16 @@ class FailWork:
     store: Store
     files: Callable[[], NodeFiles]
     standbys: Callable[[], StandbyFiles]
+    restoring: Restoring = no_backups
     facts: dict[str, object] = field(default_factory=dict)
 
     def do(self, step: Step) -> None:
         """The effect of a step. Raises `NodeError`, `BackendError`."""
         match step:
             case PromoteStandby():
-                aside = self.standbys().promote(step.node, self._root(step.node), step.user)
-                self.facts["data_as_of"] = step.as_of
-                if aside is not None:
-                    self.facts["put_aside"] = aside
+                self._has(step.as_of, self.standbys().promote(step.node, self._root(step.node), step.user))
+            case RestoreBackup():
+                self._has(step.at, self.restoring(step.node, step.user, step.snapshot))
             case DropStandby():
                 self.standbys().drop(step.node, self._root(step.node), step.user)
                 self.store.forget_standby(step.user, step.node)
@@ -53,6 +64,11 @@ class FailWork:
                     self.store.forget_left(left)
             case _:
                 raise AssertionError(f"{type(step).__name__} isn't about a dead node")
+
+    def _has(self, as_of: datetime | None, aside: str | None) -> None:
+        self.facts["data_as_of"] = as_of
+        if aside is not None:
+            self.facts["put_aside"] = aside
 
     def _keep(self, step: KeepLeft) -> None:
         for left in self._left(step):

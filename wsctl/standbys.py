@@ -6,7 +6,8 @@ is made (`planner.standby`), nor for doing either. Beside `moving`, below everyt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -85,10 +86,29 @@ class DataLoss(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Backup:
+    """The newest snapshot of a user in the repository of backups: their files as they were `at` on `node`."""
+
+    snapshot: str
+    node: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Backups:
+    """What failing over knows of backups, by user. `unknown` says why they couldn't be listed: then nobody starts
+    without files, for there may be some."""
+
+    newest: Mapping[str, Backup] = field(default_factory=dict)
+    unknown: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FailoverRules:
     """How far a failover may go. `max_age_s`: older standby copies count as none (None: any age will do), measured at
-    `now`."""
+    `now`. `backups` are used where there is no copy and the loss of what is newer is accepted."""
 
     now: datetime
     loss: DataLoss = DataLoss.NEVER
     max_age_s: float | None = None
+    backups: Backups = field(default_factory=Backups)

@@ -7,7 +7,7 @@ compare-and-swap that lost. Not responsible for: doing any of them (`executor`, 
 from __future__ import annotations
 
 from wsctl.errors import StaleGeneration
-from wsctl.failsteps import DropLeft, DropStandby, Fenced, KeepLeft, PromoteStandby, TakeOver
+from wsctl.failsteps import DropLeft, DropStandby, Fenced, KeepLeft, PromoteStandby, RestoreBackup, TakeOver
 from wsctl.plan import (
     BeginMove,
     CheckCopy,
@@ -37,7 +37,7 @@ from wsctl.records import Conflict
 FILES = (
     CheckCopy, PrepareTarget, CopyPass, VerifyCopy, InstallCopy, KeepSource, DiscardCopy, DropCopy,
 )  # fmt: skip
-FAILING = (PromoteStandby, DropStandby, KeepLeft, DropLeft, Fenced)
+FAILING = (PromoteStandby, RestoreBackup, DropStandby, KeepLeft, DropLeft, Fenced)
 WRITES = (Reserve, Claim, Settle, Release, MarkNode, BeginMove, SwapPlacement, TakeOver)
 FENCED = (
     CreateContainer, StartContainer, StopContainer, UnpauseContainer, RemoveContainer, QuarantineContainer, PurgeData,

@@ -28,7 +28,7 @@ from wsctl.errors import (
 )
 from wsctl.executor import Executor, Ran, Starting, at_once
 from wsctl.failsteps import TakeOver
-from wsctl.failwork import no_standbys
+from wsctl.failwork import Restoring, no_backups, no_standbys
 from wsctl.foresight import as_planned, has_taken, is_anothers, nodes_of, plan_of, reserve_step, same_plan
 from wsctl.knowledge import Knowledge, is_unasked
 from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceSpec
@@ -69,6 +69,7 @@ class World:
     starting: Starting = at_once
     files: Callable[[], NodeFiles] = no_files
     standbys: Callable[[], StandbyFiles] = no_standbys
+    restoring: Restoring = no_backups
     told: Told = lambda user, number, size, share: None
     warm: Callable[[Iterable[str]], None] = lambda names: None
     routed: Callable[[], None] = lambda: None
@@ -196,7 +197,7 @@ class Workflow:
 
         return Executor(
             world.cluster, world.nodes, world.store, world.engines, world.clock, auditor, check, world.starting,
-            world.files, world.standbys, world.told, world.routed,
+            world.files, world.standbys, world.restoring, world.told, world.routed,
         )  # fmt: skip
 
     def _take_leases(self, operation: Operation, stack: ExitStack) -> tuple[Callable[[], None], dict[str, WsctlError]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.commands.conftest import INVENTORY, Desk
+from tests.commands.test_backup_archive import files
+from tests.vaults import FakeVault
 from wsctl.commands.failing import on_down, on_return
 from wsctl.commands.watch import _watcher
 from wsctl.context import App, Wiring
-from wsctl.errors import FilesError, NodeUnreachable, PartialFailure
+from wsctl.errors import EngineError, FilesError, NodeUnreachable, PartialFailure
 from wsctl.output import Output
 
 STANDBY = INVENTORY.replace("  idle_after: 30m\n", "  idle_after: 30m\n  standby: 1\n")
@@ -410,3 +412,62 @@ def test_the_watch_loop_tries_again_what_failed(spared: Desk) -> None:
     with pytest.raises(PartialFailure, match=r"1 failed: .*read-only file system"):
         on_down(watching(spared), dead, "no answer")
     assert on_down(watching(spared), dead, "no answer").startswith("1 users")
+
+
+# ------------------------------------------------------------------------------------------------- from the backup
+
+BACKUP = "backup: {repository: 's3:https://s3.example.com/studio'}\n"
+
+
+@pytest.fixture
+def backed_up(desk: Desk) -> Desk:
+    """alice runs and has files in the repository of backups, and no standby copy."""
+    desk.patch.setenv("WSCTL_BACKUP_PASSWORD", "secret words")
+    desk.reached.vault = FakeVault(desk.folder.parent / "vault", desk.clock.now)
+    desk.inventory(INVENTORY + BACKUP)
+    desk.ok("place", "alice")
+    folder = files(desk)
+    folder.mkdir(parents=True)
+    (folder / "notes").write_text("of last night")
+    desk.ok("backup", "init")
+    desk.ok("backup", "run")
+    (folder / "notes").write_text("since then")
+    return desk
+
+
+def test_a_backup_takes_the_place_of_a_copy_if_the_loss_is_accepted(backed_up: Desk) -> None:
+    dead = backed_up.home("alice")
+    backed_up.fleet.cut(dead)
+    assert backed_up("node", "fail", dead, "--yes").code == 9, "what is newer than the backup would be lost"
+    ran = backed_up("node", "fail", dead, "--yes", "--accept-data-loss", "-o", "json")
+    (item,) = ran.items
+    assert (ran.code, item["action"]) == (0, "failed-over"), ran
+    assert "has the files of the backup of" in item["warnings"][0]
+    assert item["data_as_of"].startswith("2026-01-01T12:00:00")
+    assert backed_up.home("alice") != dead
+    assert (files(backed_up) / "notes").read_text() == "of last night"
+
+
+def test_a_repository_that_does_not_answer_starts_nobody_empty(backed_up: Desk) -> None:
+    dead = backed_up.home("alice")
+    backed_up.fleet.cut(dead)
+    assert backed_up.reached.vault is not None
+    backed_up.reached.vault.exists = False
+    ran = backed_up("node", "fail", dead, "--yes", "--accept-data-loss", "-o", "json")
+    (item,) = ran.items
+    assert (ran.code, item["action"], item["error"]["code"]) == (9, "left-down", "no-copy")
+    assert "whether there is a backup isn't known" in item["error"]["message"]
+    assert backed_up.home("alice") == dead
+
+
+def test_reconcile_finishes_what_was_cut_off_from_the_backup_too(backed_up: Desk) -> None:
+    backed_up.inventory(INVENTORY + BACKUP + "failover: {accept_data_loss: accept}\n")
+    dead = backed_up.home("alice")
+    backed_up.fleet.cut(dead)
+    for name in {"n1", "n2", "n3"} - {dead}:
+        backed_up.fleet[name].fail("create", EngineError(name, "no"))
+    assert backed_up("node", "fail", dead, "--yes").code == 9
+    assert backed_up("reconcile", "--yes").code in (0, 9)
+    assert backed_up("reconcile", "--yes").code in (0, 9)
+    assert (files(backed_up) / "notes").read_text() == "of last night"
+    assert backed_up.ok("show", "alice", "-o", "json").json["state"] == "running"

@@ -231,3 +231,24 @@ def test_killed_while_it_copies_it_leaves_a_sound_repository(site: Site, vault: 
     assert site.json("backup", "verify", alice)["items"][0]["verdict"] == "restorable"
     assert site.json("backup", "prune")["action"] == "pruned"
     assert site.containers() == [f"{node}/ws-u-{alice}"]
+
+
+@pytest.mark.timeout(240)
+def test_users_of_a_node_that_is_given_up_go_on_from_the_backup(site: Site, vault: str) -> None:
+    alice = site.user()
+    node = site.json("place", alice)["node"]
+    on(site, node, f"echo of last night > /srv/workspaces/{alice}/notes")
+    site.run("backup", "run", alice)
+    on(site, node, f"echo since then > /srv/workspaces/{alice}/notes")
+    assert site.run("node", "fail", node, "--force", "--yes", "-o", "json", code=9).items[0]["action"] == "left-down"
+    (item,) = site.json("node", "fail", node, "--force", "--yes", "--accept-data-loss")["items"]
+    assert item["action"] == "failed-over"
+    other = site.json("show", alice)["node"]
+    assert other != node
+    assert on(site, other, f"docker exec ws-u-{alice} cat /workspace/notes") == "of last night\n"
+    # Nothing on the node that was given up is lost: it is put aside there, and told.
+    site.run("reconcile", "--yes", code=9)
+    told = [one for one in site.run("reconcile", "-o", "json", code=9).items if one["kind"] == "conflict"]
+    assert [(one["user"], one["node"]) for one in told] == [(alice, node)]
+    kept = on(site, node, f"cat /srv/workspaces/.wsctl-kept/{alice}-failed-*/notes")
+    assert kept == "since then\n"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.builders import CAPACITY, IMAGE, RESOURCES, capacity, cluster, container, node, placement, view
 from wsctl.errors import BackendError, NoCopy, NotFound, Unschedulable
+from wsctl.failsteps import TakeOver
 from wsctl.model import (
     ClusterView,
     DamagedPlacement,
@@ -22,7 +23,7 @@ from wsctl.model import (
     WorkspaceSpec,
 )
 from wsctl.planner import Decision, Rules, differences, plan_failover, plan_repair, users_of
-from wsctl.standbys import DataLoss, FailoverRules, LeftFiles, LeftState, Standby
+from wsctl.standbys import Backup, Backups, DataLoss, FailoverRules, LeftFiles, LeftState, Standby
 
 S = PlacementState
 NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -126,6 +127,40 @@ def test_without_a_copy_they_stay_down(copy: Standby | None) -> None:
     assert lines(decision)[0].endswith("generation 2   (n1 is down; no copy of the files)")
     assert decision.work is not None
     assert decision.work.warnings == ("alice starts empty: their files are on n1",)
+
+
+BACKUP = Backup("5" * 64, "n1", NOON - timedelta(hours=9))
+
+
+def test_a_backup_is_used_where_the_loss_of_what_is_newer_is_accepted() -> None:
+    alone = replace(world(), standbys=())
+    known = Backups({"alice": BACKUP, "bob": replace(BACKUP, snapshot="6" * 64)})
+    assert isinstance(fail(alone, replace(RULES, backups=known)).error, NoCopy), "nobody accepted that"
+    decision = fail(alone, replace(ACCEPT, backups=known))
+    assert lines(decision)[:2] == [
+        "~ restore  the backup of alice on n2, snapshot 55555555",
+        "~ takeover alice from n1 to n2 port 20000 as starting, generation 2   "
+        "(n1 is down; files as of 2026-01-01 03:00:00 UTC, from the backup)",
+    ]
+    assert decision.work is not None
+    (step,) = [step for step in decision.work.steps if isinstance(step, TakeOver)]
+    assert (step.seen_at, step.leaves_files) == (int(BACKUP.at.timestamp()), True)
+    assert decision.work.warnings == (
+        "alice has the files of the backup of 2026-01-01 03:00:00 UTC: what is newer is on n1",
+    )
+    elsewhere = fail(alone, replace(ACCEPT, backups=Backups({"alice": replace(BACKUP, node="n3")})))
+    assert elsewhere.work is not None
+    assert [s.seen_at for s in elsewhere.work.steps if isinstance(s, TakeOver)] == [0], "another node's clock"
+    assert lines(fail(world(), replace(ACCEPT, backups=known)))[0].startswith("~ promote"), "a copy is newer"
+
+
+def test_nobody_starts_without_files_while_backups_can_not_be_listed() -> None:
+    alone = replace(world(), standbys=())
+    error = fail(alone, replace(ACCEPT, backups=Backups(unknown="n2: wrong password"))).error
+    assert isinstance(error, NoCopy)
+    assert error.message.endswith("whether there is a backup isn't known: n2: wrong password")
+    known = Backups({"alice": BACKUP}, unknown="n3: no answer")
+    assert lines(fail(alone, replace(ACCEPT, backups=known)))[0].startswith("~ restore")
 
 
 def test_a_copy_may_be_too_old() -> None:

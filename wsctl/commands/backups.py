@@ -6,17 +6,18 @@ Responsible for: their options and answers. Not responsible for: the order of do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wsctl.commands.options import DryRunOpt, RequestOpt, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
-from wsctl.errors import NodeError, NotFound, PartialFailure, WsctlError
+from wsctl.errors import InventoryError, NodeError, NotFound, PartialFailure, WsctlError
 from wsctl.output import Column, human_bytes
 
 if TYPE_CHECKING:
+    from wsctl import standbys
     from wsctl.backups import Backups
 
 RUN_DEADLINE_S = 86_400.0
@@ -120,6 +121,31 @@ def prune(app: App, node: NodeOpt = None, dry_run: DryRunOpt = False, yes: YesOp
     backups.retain(reached, keep, {one.user for one in gone})
     backups.prune(reached)
     app.out.record({**item, "action": "pruned"})
+
+
+# ---- for failing over
+
+
+def newest_backups(app: App, failed: Collection[str]) -> standbys.Backups:
+    """The newest snapshot of each user, as nodes other than the `failed` ones list them; or why that isn't known."""
+    from wsctl.snapshots import choose
+    from wsctl.standbys import Backup, Backups
+
+    if app.inventory.backup.repository is None:
+        return Backups()
+    nodes = [name for name in asked_nodes(app, None) if name not in failed]
+    try:
+        listing = open_backups(app, "node fail", None, dry_run=True).listing(nodes)
+    except (NodeError, InventoryError) as error:
+        return Backups(unknown=error.message)
+    found = {}
+    for user in {one.user for one in listing.snapshots}:
+        newest = choose(listing.snapshots, user, None, None)
+        if newest is not None:
+            found[user] = Backup(newest.id, newest.node, newest.at)
+    # Where each node may have a directory of its own, those that didn't answer may have more.
+    lacking = next(iter(listing.failed.values()), None) if app.inventory.backup.is_directory else None
+    return Backups(found, None if lacking is None else lacking.message)
 
 
 # ---- how

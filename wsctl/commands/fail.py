@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wsctl.commands.applying import AsItGoes, auto_apply
+from wsctl.commands.failing import rules_of
 from wsctl.commands.options import DryRunOpt, ParallelOpt, RequestOpt, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
 from wsctl.errors import PartialFailure, Refused
@@ -34,7 +35,7 @@ def fail(
     user: Annotated[list[str] | None, typer.Option("--user", metavar="USER", help="Only these users.")] = None,
     accept_data_loss: Annotated[
         bool,
-        typer.Option("--accept-data-loss", help="Who has no copy elsewhere starts without their files."),
+        typer.Option("--accept-data-loss", help="Who has no copy elsewhere goes on from the backup, or without files."),
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Although the node answers; its containers are stopped first.")
@@ -47,7 +48,8 @@ def fail(
 ) -> None:
     """Give a dead node up: its users go on elsewhere, with shared storage or from their standby copies.
 
-    Who has no copy stays down until the node is back (or --accept-data-loss). Says for each user how old their files
+    Who has no copy stays down until the node is back; with --accept-data-loss they go on from the newest backup, or
+    without files. Says for each user how old their files
     are. Refuses if the node answers. The same command, or `reconcile`, finishes what was cut off. When the node is
     back, `reconcile` or `node uncordon` puts aside what is stale there.
 
@@ -61,7 +63,7 @@ def fail(
     app.inventory.node(node)
     users = check_users(user) if user else None
     now = app.wiring.clock.now()
-    rules = app.inventory.failover.rules(now, accept_loss=accept_data_loss)
+    rules = rules_of(app, [node], now, accept_loss=accept_data_loss)
     alive = answers(app.fleet.engine, node)
     if alive and not force:
         raise Refused(

@@ -1,20 +1,22 @@
 """What the watch loop does about a node that it found dead, or back: the same as an operator would type.
 
-Responsible for: the policy of the inventory, a fresh look at everything for each event (the loop lives for weeks, a
-command's connections for its run), and one line about what was done. Not responsible for: the verdict (the watch loop),
-nor for the work (`wsctl.failover`, `wsctl.fencing`).
+Responsible for: the policy of the inventory (also for those who type it), a fresh look at everything for each event
+(the loop lives for weeks, a command's connections for its run), and one line about what was done. Not responsible for:
+the verdict (the watch loop), nor for the work (`wsctl.failover`, `wsctl.fencing`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 
 from wsctl.commands.applying import AsItGoes, auto_apply
 from wsctl.context import App
 from wsctl.errors import NoCopy, PartialFailure
-from wsctl.standbys import FailoverPolicy
+from wsctl.standbys import DataLoss, FailoverPolicy, FailoverRules
 
 PARALLEL = 16
 """Users acted on at once; how many start on a node at once is another limit."""
@@ -36,7 +38,7 @@ def on_down(app: App, node: str, reason: str) -> str:
     if app.inventory.failover.policy is not FailoverPolicy.AUTOMATIC:
         return f"failover.policy is manual: wsctl node fail {node}"
     with _fresh(app) as own:
-        rules = own.inventory.failover.rules(own.wiring.clock.now())
+        rules = rules_of(own, [node], own.wiring.clock.now())
         with auto_apply(own, VERB, dry_run=False):
             live = AsItGoes(own, VERB)
             asked = Failover(
@@ -66,6 +68,17 @@ def on_return(app: App, node: str) -> str:
         done = readmit(own.world(parallel=PARALLEL), Readmission(node, verb=VERB))
     users = sum(outcome.action == "fenced" for outcome in done)
     return f"{node} is back: stale copies of {users} users put aside, cordoned; wsctl node uncordon {node}"
+
+
+def rules_of(app: App, failed: Collection[str], now: datetime, *, accept_loss: bool = False) -> FailoverRules:
+    """How far a failover of these nodes may go, as the inventory says, or further. The repository of backups is asked
+    only if what is in it may be used: where the loss of what is newer is accepted."""
+    from wsctl.commands.backups import newest_backups
+
+    rules = app.inventory.failover.rules(now, accept_loss=accept_loss)
+    if not failed or rules.loss is not DataLoss.ACCEPT:
+        return rules
+    return replace(rules, backups=newest_backups(app, failed))
 
 
 @contextmanager

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wsctl.commands.applying import auto_apply
+from wsctl.commands.failing import rules_of
 from wsctl.commands.options import DryRunOpt, ParallelOpt, RequestOpt, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
 from wsctl.errors import PartialFailure, UsageError
-from wsctl.model import CONTAINER_PREFIX
+from wsctl.model import CONTAINER_PREFIX, NodeState
 from wsctl.plan import Plan, Reserve
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def _rules(app: App, template: str | None, *, named: bool) -> Rules:
     from wsctl.planner import Rules
 
     inventory = app.inventory
-    failover = (inventory.strategy, inventory.failover.rules(app.wiring.clock.now()))
+    down = [name for name, mark in app.store_for_reading.marks().items() if mark.state is NodeState.DOWN]
+    failover = (inventory.strategy, rules_of(app, down, app.wiring.clock.now()))
     return Rules(adopt=template, named=named, keep_s=inventory.migrate.keep_s, failover=failover)
 
 

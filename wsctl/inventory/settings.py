@@ -15,7 +15,7 @@ from wsctl.errors import NotFound
 from wsctl.health import Rules
 from wsctl.model import Node, Strategy, WorkspaceSpec
 from wsctl.routes import GatewayHost, GatewaySettings
-from wsctl.standbys import DataLoss, FailoverPolicy, FailoverRules
+from wsctl.standbys import Backups, DataLoss, FailoverPolicy, FailoverRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,10 @@ class FailoverSettings:
     parallel: int = 2
     bwlimit: int | None = None
 
-    def rules(self, now: datetime, *, accept_loss: bool = False) -> FailoverRules:
+    def rules(self, now: datetime, *, accept_loss: bool = False, backups: Backups | None = None) -> FailoverRules:
         """How far a failover that begins now may go; with `accept_loss` further than the inventory says."""
-        return FailoverRules(now, DataLoss.ACCEPT if accept_loss else self.loss, self.max_age_s)
+        loss = DataLoss.ACCEPT if accept_loss else self.loss
+        return FailoverRules(now, loss, self.max_age_s, backups or Backups())
 
 
 @dataclass(frozen=True, slots=True)

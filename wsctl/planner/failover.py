@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from wsctl.errors import NoCopy, NotFound, Unschedulable, WsctlError
-from wsctl.failsteps import PromoteStandby, TakeOver
+from wsctl.failsteps import PromoteStandby, RestoreBackup, TakeOver
 from wsctl.model import ClusterView, NodeView, Placement, PlacementState, Resources, WorkspaceSpec
 from wsctl.model import Strategy as StrategyName
 from wsctl.plan import Step, Work
 from wsctl.planner.decision import Decision, damaged_row, set_aside
 from wsctl.planner.place import bring_up, create, plan_start
 from wsctl.scheduler import Placed, Request, choose, explain
-from wsctl.standbys import DataLoss, FailoverRules, Standby
+from wsctl.standbys import Backup, DataLoss, FailoverRules, Standby
 from wsctl.text import human_duration
 
 ACTION = "failed-over"
@@ -30,13 +30,15 @@ BEGUN = (PlacementState.STARTING, PlacementState.FAILED)
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """What a user goes on with: a standby copy, or (None) what every node has of them. `seen_at` as in `Standby`."""
+    """What a user goes on with: a standby copy, a backup, or (neither) what every node has of them. `seen_at` as in
+    `Standby`."""
 
     copy: Standby | None
     cause: str
     seen_at: int = 0
     leaves_files: bool = True
     warning: str = ""
+    backup: Backup | None = None
 
 
 def users_of(failed: str, view: ClusterView) -> tuple[str, ...]:
@@ -94,8 +96,17 @@ def _origins(placement: Placement, view: ClusterView, rules: FailoverRules) -> S
     if fresh:
         said = f"{failed} is down; files as of"
         return [_Origin(copy, f"{said} {at:%Y-%m-%d %H:%M:%S} UTC", copy.seen_at) for at, copy in fresh]
+    backup = rules.backups.newest.get(user)
+    if accepts and backup is not None:
+        return [_from_backup(user, failed, backup)]
+    if accepts and rules.backups.unknown is not None:
+        return NoCopy(
+            f"{user} stays down: their files are on {failed}, and whether there is a backup isn't known: "
+            f"{rules.backups.unknown}",
+            hint="wsctl backup ls   # then repeat the command",
+            details={"user": user, "node": failed},
+        )
     if accepts:
-        # Whatever else may bring files back, such as a backup, has its place before this.
         cause, warning = f"{failed} is down; no copy of the files", f"{user} starts empty: their files are on {failed}"
         return [_Origin(None, cause, warning=warning)]
     why = (
@@ -105,6 +116,18 @@ def _origins(placement: Placement, view: ClusterView, rules: FailoverRules) -> S
         f"{user} stays down: their files are on {failed}, and {why}",
         hint=f"bring {failed} back; or wsctl node fail {failed} --user {user} --accept-data-loss",
         details={"user": user, "node": failed},
+    )
+
+
+def _from_backup(user: str, failed: str, backup: Backup) -> _Origin:
+    when = f"{backup.at:%Y-%m-%d %H:%M:%S} UTC"
+    return _Origin(
+        None,
+        f"{failed} is down; files as of {when}, from the backup",
+        # Only the clock of the node that has the files can be compared with their times.
+        seen_at=int(backup.at.timestamp()) if backup.node == failed else 0,
+        warning=f"{user} has the files of the backup of {when}: what is newer is on {failed}",
+        backup=backup,
     )
 
 
@@ -140,6 +163,8 @@ def _go_on(
     steps: list[Step] = _out_of_the_way(user, view, failed, found.node)
     if origin.copy is not None:
         steps.append(PromoteStandby(user, found.node, "", origin.copy.as_of))
+    if origin.backup is not None:
+        steps.append(RestoreBackup(user, found.node, "", origin.backup.snapshot, origin.backup.at))
     steps.append(
         TakeOver(
             user,
