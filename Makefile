@@ -21,7 +21,7 @@ demo: $(READY)           ## three real nodes, a dozen users, one tour
 
 test: $(READY)           ## every test, the real parts included
 	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/commands
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/contract tests/faults tests/integration
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/contract tests/faults tests/integration
 
 check: $(READY)          ## formatting, lint, types, arrows, fast tests: under a minute
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .

@@ -188,7 +188,10 @@ class Galera(Cluster):
         with contextlib.suppress(FileNotFoundError):
             state.write_text(state.read_text().replace("safe_to_bootstrap: 0", "safe_to_bootstrap: 1"))
         first.founds = True
-        first.start()
+        try:
+            first.start()
+        finally:
+            first.founds = False  # from now on it joins the others
         for line in first._init_sql().splitlines():
             first.sql(line.partition(" #")[0])
 

@@ -84,7 +84,17 @@ def settle(site: Site, *, purged: tuple[str, ...] = ()) -> None:
     a second run finds nothing, and all invariants hold."""
     for lease in site.json("lease", "ls")["items"]:
         site.run("lease", "break", lease["name"], "--yes", code=None)
-    eventually(lambda: site.run("reconcile", code=None).code == 0, timeout_s=60, step_s=0.5)
+    said = []
+
+    def is_done() -> bool:
+        ran = site.run("reconcile", "-o", "json", code=None)
+        said.append(ran.out or ran.err)
+        return ran.code == 0
+
+    try:
+        eventually(is_done, timeout_s=60, step_s=0.5)
+    except AssertionError as error:
+        raise AssertionError(f"reconcile doesn't come to an end: {said[-1]}") from error
     again = site.json("reconcile")
     assert again["items"] == [], again
     problems = broken(truth(site, purged=purged))

@@ -162,7 +162,7 @@ def homes_not_compared(patch: pytest.MonkeyPatch) -> type[SqlStore]:
 
 
 def purge_not_fenced(patch: pytest.MonkeyPatch) -> type[SqlStore]:
-    patch.setattr(executor, "_FENCED", tuple(step for step in executor._FENCED if step is not PurgeData))
+    patch.setattr(executor, "FENCED", tuple(step for step in executor.FENCED if step is not PurgeData))
     return SqlStore
 
 

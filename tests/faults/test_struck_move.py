@@ -191,7 +191,7 @@ def test_something_breaks_at_a_step(site: Site, fault: str, tmp_path_factory: py
 
 def test_killed_at_a_step(site: Site, tmp_path_factory: pytest.TempPathFactory) -> None:
     contacts, effects = steps(site, tmp_path_factory)
-    chosen = range(len(contacts)) if ALL else effects[4::8]
+    chosen = range(len(contacts)) if ALL else effects[4::12]
     for place, at in enumerate(chosen):
         for how in ("killed-after", "killed-before") if ALL else ("killed-after",):
             move = Move(site)
