@@ -31,8 +31,8 @@ from wsctl.workflow import Operation, Workflow, World
 
 ROUNDS = 7
 COUNT = 400
-PARALLEL = 32
-"""As `wsctl place --from FILE --parallel 32`. With the verbs' default of 8 fewer writes find each other: a row of its
+PARALLEL = 64
+"""As `wsctl place --from FILE --parallel 64`. With the verbs' default of 8 fewer writes find each other: a row of its
 own says how much that costs."""
 
 DEFAULT_PARALLEL = 8

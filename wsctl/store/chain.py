@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 from wsctl.records import AuditEntry
 from wsctl.store.database import Row, clean, utc
@@ -41,12 +42,18 @@ def stored(entry: AuditEntry) -> tuple[str | None, ...]:
         entry.operation, entry.request_id,
     )  # fmt: skip
     return (
-        *(None if name is None else clean(name, NAME_LIMIT) for name in names),
+        *(None if name is None else _name(name) for name in names),
         _cut(entry.plan),
         _state(entry.before),
         _state(entry.after),
         _cut(entry.detail),
     )
+
+
+@lru_cache(maxsize=1024)
+def _name(text: str) -> str:
+    """A batch has the same few in every row."""
+    return clean(text, NAME_LIMIT)
 
 
 def _cut(text: str) -> str:
