@@ -92,7 +92,7 @@ class Rig:
             raise BenchError("this needs a lab")
         return self._lab
 
-    @cached_property
+    @property
     def sockets(self) -> dict[str, Path]:
         return {name: node.docker_socket_path for name, node in self.lab.nodes.items()}
 
@@ -100,9 +100,9 @@ class Rig:
     def addresses(self) -> dict[str, str]:
         return {name: node.address for name, node in self.lab.nodes.items()}
 
-    @cached_property
+    @property
     def clients(self) -> dict[str, APIClient]:
-        """docker-py on the nodes' own sockets, for what isn't timed."""
+        """docker-py on the nodes' own sockets, for what isn't timed. A node that was switched off has another one."""
         return {n: APIClient(base_url=f"unix://{path}", version="auto") for n, path in self.sockets.items()}
 
     @property
