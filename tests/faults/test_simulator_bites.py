@@ -224,7 +224,12 @@ SABOTAGES: dict[str, tuple[Sabotage, str]] = {
 """What is taken away, and the verbs to look for it with (none: all; what is rare is looked for where it may be)."""
 
 
-RARE = {"a purge of left files doesn't say which": 430}
+RARE = {
+    "a plain Redis lock instead of fencing": 230,
+    "release ignores the generation": 290,
+    "containers are touched without a fence": 380,
+    "a purge of left files doesn't say which": 700,
+}
 """Where to begin with what takes long to be found from the start."""
 
 

@@ -40,8 +40,10 @@ def load_paramiko() -> None:
         if "paramiko" not in sys.modules:
             with _without("invoke"):
                 import paramiko  # noqa: F401
-            # Without any handler Python prints warnings ("Secsh channel 3 open FAILED") to stderr.
-            logging.getLogger("paramiko").addHandler(logging.NullHandler())
+        log = logging.getLogger("paramiko")
+        if not log.handlers:
+            # Without any handler Python prints warnings ("Secsh channel 3 open FAILED") to stderr; whoever imported it.
+            log.addHandler(logging.NullHandler())
 
 
 def load_docker() -> None:
