@@ -39,12 +39,13 @@ from lab import LabError
 
 
 class Benchmark(NamedTuple):
-    """`run` takes the rig and the number of rounds (None: its own)."""
+    """`run` takes the rig and the number of rounds (None: its own); `services`: it needs MariaDB or Redis."""
 
     run: Callable[[Rig, int | None], list[Row]]
     rounds: int
     needs_lab: bool = True
     by_default: bool = True
+    services: bool = False
 
 
 BENCHMARKS = {
@@ -56,16 +57,16 @@ BENCHMARKS = {
     # Minutes, and gigabytes on disk: only by name.
     "drain-30": Benchmark(drain.run, drain.ROUNDS, by_default=False),
     # On a machine with two cores its ratio depends on what else they do (docs/reliability.md): only by name.
-    "state": Benchmark(state.run, state.ROUNDS, by_default=False),
+    "state": Benchmark(state.run, state.ROUNDS, by_default=False, services=True),
     # It writes 1 GiB a dozen times: only by name.
     "migrate": Benchmark(migrate.run, migrate.ROUNDS, by_default=False),
-    "reconcile": Benchmark(reconcile.run, reconcile.ROUNDS),
+    "reconcile": Benchmark(reconcile.run, reconcile.ROUNDS, services=True),
     "cli": Benchmark(cli.run, cli.ROUNDS, needs_lab=False),
     "gateway": Benchmark(gateway.run, gateway.ROUNDS, needs_lab=False),
     # Five minutes, mostly of waiting: at most one reload a second.
     "publish": Benchmark(publish.run, publish.ROUNDS, needs_lab=False, by_default=False),
     "reap": Benchmark(reap.run, reap.ROUNDS, needs_lab=False),
-    "touch": Benchmark(touch.run, touch.ROUNDS),
+    "touch": Benchmark(touch.run, touch.ROUNDS, services=True),
     # It switches a node of the lab off: only by name.
     "failover": Benchmark(failover.run, failover.ROUNDS, by_default=False),
     "routes": Benchmark(routes.run, routes.ROUNDS, needs_lab=False),
@@ -120,7 +121,9 @@ def _run(names: Sequence[str], arguments: argparse.Namespace) -> list[Row]:
     """Measure and print; the rows that missed their gates."""
     began, load = time.monotonic(), report.load()
     rows: list[Row] = []
-    with rig(arguments.lab, needs_lab=any(BENCHMARKS[name].needs_lab for name in names)) as made:
+    wanted = [BENCHMARKS[name] for name in names]
+    needs_lab, services = any(one.needs_lab for one in wanted), any(one.services for one in wanted)
+    with rig(arguments.lab, needs_lab=needs_lab, services=services) as made:
         for name in names:
             rows += BENCHMARKS[name].run(made, arguments.rounds)
         engine = made.engine_version

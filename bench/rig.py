@@ -195,8 +195,9 @@ nodes:
 
 
 @contextmanager
-def rig(lab_name: str | None, *, needs_lab: bool) -> Iterator[Rig]:
-    """The rig with the named lab, or with one of its own that is gone afterwards. Raises `LabError`, `BenchError`."""
+def rig(lab_name: str | None, *, needs_lab: bool, services: bool = False) -> Iterator[Rig]:
+    """The rig with the named lab, or with one of its own (with MariaDB and Redis: `services`) that is gone afterwards.
+    Raises `LabError`, `BenchError`."""
     # Not /tmp, which may be in memory: SQLite shall wait for a disk.
     folder = Path(tempfile.mkdtemp(prefix="wsctl-bench-", dir="/var/tmp"))
     lab: Lab | None = None
@@ -207,7 +208,7 @@ def rig(lab_name: str | None, *, needs_lab: bool) -> Iterator[Rig]:
             lab = Lab(lab_name or f"bench-{os.getpid()}")
             if own:
                 say(f"lab {lab.name}: coming up")
-                lab.up(NODES, services=False)
+                lab.up(NODES, services=services)
             elif not lab.exists:
                 raise BenchError(f"there is no lab {lab_name!r}: python -m lab --name {lab_name} up")
         made = Rig(folder, lab)
