@@ -23,7 +23,7 @@ from tests.faults.storm import SPEC, Emulated
 from wsctl.context import SystemClock
 from wsctl.coordination import open_leases
 from wsctl.model import Strategy
-from wsctl.planner import plan_place
+from wsctl.planner.place import plan_place
 from wsctl.records import Actor
 from wsctl.store import lease_rows, open_store
 from wsctl.store.store import SqlStore

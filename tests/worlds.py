@@ -41,18 +41,11 @@ from wsctl.model import (
     WorkspaceSpec,
 )
 from wsctl.mover import Rules as MoveRules
-from wsctl.planner import (
-    Decision,
-    Rules,
-    plan_mark,
-    plan_migrate,
-    plan_place,
-    plan_remove,
-    plan_restart,
-    plan_start,
-    plan_stop,
-    plan_unmove,
-)
+from wsctl.planner.decision import Decision
+from wsctl.planner.life import plan_mark, plan_remove, plan_restart, plan_stop
+from wsctl.planner.migrate import plan_migrate, plan_unmove
+from wsctl.planner.place import plan_place, plan_start
+from wsctl.planner.reconcile import Rules
 from wsctl.reaper import Reaper, ReapOptions
 from wsctl.reconciler import Reconciler, Repair
 from wsctl.records import Actor

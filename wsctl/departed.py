@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from wsctl.audit import Auditor
 from wsctl.model import LeaseInfo
 from wsctl.plan import Work
-from wsctl.planner import Difference
 from wsctl.planner.departed import left_lease, left_requests, open_intents
+from wsctl.planner.difference import Difference
 from wsctl.records import AuditEntry, AuditKind
 from wsctl.workflow import World
 

@@ -19,20 +19,20 @@ from wsctl.knowledge import Knowledge
 from wsctl.model import ClusterView, NodeState
 from wsctl.mover import Errand, Fate, Moved, Mover, Rules
 from wsctl.moving import CopyState, KeptCopy
-from wsctl.planner import (
-    Decision,
+from wsctl.planner.decision import Decision
+from wsctl.planner.drain import (
     Leftover,
-    begins,
     leftovers,
     may_drain,
     no_room,
     plan_drain,
-    plan_mark,
-    relocation_lines,
     who_arrives,
     who_leaves,
     without_room,
 )
+from wsctl.planner.life import plan_mark
+from wsctl.planner.relocation import begins
+from wsctl.planner.relocation import lines as relocation_lines
 from wsctl.workflow import Operation, Options, Outcome, Workflow, World
 
 VERB = "node drain"

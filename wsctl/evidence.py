@@ -19,7 +19,7 @@ from typing import Any
 
 from wsctl.looking import Look, Looker
 from wsctl.model import ClusterView, WorkspaceSpec
-from wsctl.planner import IdleEvidence, IdleLimits, IdleVerdict, needs_look
+from wsctl.planner.idle import IdleEvidence, IdleLimits, IdleVerdict, needs_look
 from wsctl.ports import ActivityLog, Clock, Recorded, Store
 from wsctl.signals import NetworkSample, Note
 from wsctl.text import human_duration

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from wsctl import observe
 from wsctl.errors import NodeError
 from wsctl.model import ClusterView, NodeState, Strategy, WorkspaceSpec
-from wsctl.planner import plan_failover, plan_mark, users_of
+from wsctl.planner.failover import plan_failover, users_of
+from wsctl.planner.life import plan_mark
 from wsctl.ports import EngineFactory
 from wsctl.standbys import FailoverRules
 from wsctl.transport.fanout import run as fan_out

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from wsctl import observe
 from wsctl.errors import NodeUnreachable, PartialFailure, WsctlError
 from wsctl.model import ClusterView, NodeState
-from wsctl.planner import plan_fence, plan_mark, users_to_fence
+from wsctl.planner.fence import plan_fence, users_to_fence
+from wsctl.planner.life import plan_mark
 from wsctl.workflow import Operation, Options, Outcome, Workflow, World
 
 

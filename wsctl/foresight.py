@@ -11,7 +11,7 @@ from wsctl.errors import PlanChanged, WsctlError
 from wsctl.failsteps import DropLeft, DropStandby, KeepLeft, TakeOver
 from wsctl.model import ClusterView, Placement
 from wsctl.plan import BeginMove, DiscardCopy, DropCopy, KeepSource, Plan, Reserve
-from wsctl.planner import Decision
+from wsctl.planner.decision import Decision
 from wsctl.scheduler import with_placement
 
 

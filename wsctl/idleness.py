@@ -12,7 +12,7 @@ from dataclasses import replace
 from wsctl.evidence import Gatherer, Rules
 from wsctl.looking import Looker
 from wsctl.model import ClusterView, PlacementState
-from wsctl.planner import Verdict, judge_idle
+from wsctl.planner.idle import Verdict, judge_idle
 from wsctl.workflow import World
 
 

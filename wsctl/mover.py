@@ -20,7 +20,9 @@ from wsctl.errors import BackendError, FilesError, NodeError, NodeUnreachable, U
 from wsctl.model import ClusterView, Strategy, WorkspaceSpec
 from wsctl.moving import CopyState
 from wsctl.plan import BeginMove, Work
-from wsctl.planner import Decision, How, Within, plan_migrate, plan_unmove
+from wsctl.planner.decision import Decision
+from wsctl.planner.migrate import How, plan_migrate, plan_unmove
+from wsctl.planner.relocation import Within
 from wsctl.transport.fanout import run as fan_out
 from wsctl.workflow import NO_DEADLINE_S, Operation, Options, Outcome, Workflow, World
 

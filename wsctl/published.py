@@ -14,7 +14,7 @@ from pathlib import Path
 from wsctl import nginx
 from wsctl.errors import BackendError
 from wsctl.newfile import current, replace_file
-from wsctl.planner import Difference, Kind
+from wsctl.planner.difference import Difference, Kind
 from wsctl.ports import Store
 from wsctl.routes import GatewaySettings, Route, is_intact, parse_header, render_map, routes_of, states_of
 from wsctl.snippet import render_snippet

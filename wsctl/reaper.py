@@ -18,7 +18,9 @@ from wsctl.evidence import NOTICES, Gatherer, Rules, Seen
 from wsctl.looking import Looker
 from wsctl.model import ClusterView, PlacementState
 from wsctl.plan import Work
-from wsctl.planner import Decision, IdleVerdict, Verdict, judge_idle, plan_keep, plan_stop
+from wsctl.planner.decision import Decision
+from wsctl.planner.idle import IdleVerdict, Verdict, judge_idle
+from wsctl.planner.life import plan_keep, plan_stop
 from wsctl.transport.fanout import run as fan_out
 from wsctl.workflow import Operation, Options, Outcome, Workflow, World
 

@@ -16,7 +16,8 @@ from wsctl.idleness import Idleness
 from wsctl.knowledge import Knowledge
 from wsctl.model import ClusterView, PlacementState
 from wsctl.mover import Errand, Moved, Mover, Rules
-from wsctl.planner import Balance, By, loads_of, plan_rebalance
+from wsctl.planner.balance import By, loads_of
+from wsctl.planner.rebalance import Balance, plan_rebalance
 from wsctl.workflow import World
 
 VERB = "rebalance"

@@ -18,10 +18,13 @@ from wsctl.errors import LeaseHeld, WsctlError
 from wsctl.fencing import Readmission, readmit
 from wsctl.model import ClusterView, Container, LeaseInfo, Usage, WorkspaceSpec
 from wsctl.plan import Plan, Work
-from wsctl.planner import Decision, Difference, Kind, Rules, differences, plan_repair
 from wsctl.planner.claims import Copy, all_claims
+from wsctl.planner.decision import Decision
 from wsctl.planner.departed import USER_LEASE
+from wsctl.planner.difference import Difference, Kind
+from wsctl.planner.drift import differences
 from wsctl.planner.fence import conflicts
+from wsctl.planner.reconcile import Rules, plan_repair
 from wsctl.published import PublishedMap
 from wsctl.text import clean
 from wsctl.workflow import Operation, Options, Outcome, Workflow, World

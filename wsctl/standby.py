@@ -20,7 +20,7 @@ from wsctl import observe
 from wsctl.errors import LeaseHeld, NodeError, WsctlError
 from wsctl.model import ClusterView, Placement, Strategy, WorkspaceSpec
 from wsctl.moveports import Way
-from wsctl.planner import Errand, is_due, plan_standby, wants
+from wsctl.planner.standby import Errand, is_due, plan_standby, wants
 from wsctl.standbys import Standby
 from wsctl.transport.fanout import run as fan_out
 from wsctl.workflow import NO_DEADLINE_S, Workflow, World

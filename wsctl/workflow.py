@@ -35,7 +35,8 @@ from wsctl.model import ClusterView, Node, Placement, PlacementState, WorkspaceS
 from wsctl.movework import Told, no_files
 from wsctl.outcomes import Outcome as Outcome  # noqa: PLC0414 - callers take it from here
 from wsctl.plan import BeginMove, Plan, Reserve, StartContainer
-from wsctl.planner import Decision, plan_undo
+from wsctl.planner.decision import Decision
+from wsctl.planner.life import plan_undo
 from wsctl.ports import ActivityLog, Clock, Commands, EngineFactory, Leases, NodeFiles, StandbyFiles, Store
 from wsctl.recording import RowActivity
 from wsctl.records import Actor
@@ -45,7 +46,10 @@ from wsctl.scheduler import next_port, with_placement
 from wsctl.transport.fanout import run as fan_out
 
 RETRIES = 16
-"""How often one target is decided anew after a lost race, a taken port or a refusing node, beyond one try per node."""
+"""How often one target is decided anew after a taken port or a refusing node, beyond one try per node."""
+
+RACES = 200
+"""How often after a lost race: whoever lost one knows that somebody else got on, so it isn't a reason to give up."""
 
 NO_DEADLINE_S = 86_400.0
 """Acting on a target isn't cut off from outside: every call in it has its own timeout."""
@@ -302,7 +306,8 @@ class Workflow:
     def _carry_out(self, operation: Operation, decision: Decision, view: ClusterView, executor: Executor) -> Outcome:
         """Do what was decided; after a setback that leaves the way open, look and decide again."""
         target, action, began = decision.target, "", self.world.clock.now()
-        for _ in range(len(self.world.nodes) + RETRIES):
+        setbacks, races = len(self.world.nodes) + RETRIES, RACES
+        while setbacks and races:
             work = decision.work
             if work is None:
                 return Outcome(target, "failed", error=decision.error, explain=decision.explain)
@@ -315,21 +320,19 @@ class Workflow:
                 started = any(isinstance(step, StartContainer) for step in work.steps)
                 ready_ms = (self.world.clock.now() - began).total_seconds() * 1000 if started else None
                 return Outcome(
-                    target,
-                    action,
-                    ran.placement,
-                    work=work,
-                    ready_ms=ready_ms,
-                    explain=decision.explain,
+                    target, action, ran.placement, work=work, ready_ms=ready_ms, explain=decision.explain,
                     facts=executor.facts.get(target, {}),
-                )
+                )  # fmt: skip
             try:
                 again = self._after(operation, target, ran, executor)
             except WsctlError as worse:
                 return Outcome(target, "failed", error=worse, work=work, explain=decision.explain)
-            if not isinstance(ran.error, EngineError):
+            if isinstance(ran.error, EngineError):
+                setbacks -= 1
+            else:
                 # Somebody else was faster: what they left to do says what we will have done.
                 action = ""
+                races -= 1
             if again is None:
                 self._undo(operation, target, executor)
                 return Outcome(target, "failed", error=ran.error, work=work, explain=decision.explain)

@@ -18,7 +18,7 @@ from tests.builders import CLUSTER, IMAGE, RESOURCES, capacity, node
 from wsctl.context import SystemClock
 from wsctl.coordination import open_leases
 from wsctl.model import Container, EngineFacts, PlacementState, ReadyProbe, Strategy, WorkspaceSpec
-from wsctl.planner import plan_place
+from wsctl.planner.place import plan_place
 from wsctl.ports import ContainerSpec
 from wsctl.records import Actor
 from wsctl.store import lease_rows, open_store

@@ -111,7 +111,7 @@ def sentinel_failover(site: Site) -> None:
     assert isinstance(redis, SentinelRedis)
     before = redis.primary()
     site.lab.stop_service(before, kill=True)
-    eventually(lambda: redis.primary() != before, timeout_s=20)
+    eventually(lambda: redis.primary() != before, timeout_s=60)
 
 
 def cluster_failover(site: Site) -> None:
@@ -119,7 +119,7 @@ def cluster_failover(site: Site) -> None:
     assert isinstance(redis, RedisCluster)
     before = redis.masters()
     site.lab.stop_service(before[0], kill=True)
-    eventually(lambda: len(set(redis.masters()) - set(before)) == 1, timeout_s=20)
+    eventually(lambda: len(set(redis.masters()) - set(before)) == 1, timeout_s=60)
 
 
 def freeze(site: Site) -> None:

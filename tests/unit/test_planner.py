@@ -27,21 +27,10 @@ from wsctl.model import (
 )
 from wsctl.moving import Home
 from wsctl.plan import Claim, Plan, Release, Reserve
-from wsctl.planner import (
-    Decision,
-    IdleEvidence,
-    IdleLimits,
-    Verdict,
-    judge_idle,
-    needs_look,
-    plan_mark,
-    plan_place,
-    plan_remove,
-    plan_restart,
-    plan_start,
-    plan_stop,
-    plan_undo,
-)
+from wsctl.planner.decision import Decision
+from wsctl.planner.idle import IdleEvidence, IdleLimits, Verdict, judge_idle, needs_look
+from wsctl.planner.life import plan_mark, plan_remove, plan_restart, plan_stop, plan_undo
+from wsctl.planner.place import plan_place, plan_start
 from wsctl.signals import NetworkSample, Note
 
 SPEC = WorkspaceSpec(image=IMAGE, resources=RESOURCES, ready=ReadyProbe("/", 30.0))

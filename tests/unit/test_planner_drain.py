@@ -21,20 +21,11 @@ from wsctl.model import (
     WorkspaceSpec,
 )
 from wsctl.moving import CopyState, KeptCopy, Move
-from wsctl.planner import (
-    Decision,
-    How,
-    Within,
-    begins,
-    leftovers,
-    may_drain,
-    no_room,
-    plan_drain,
-    relocation_lines,
-    who_arrives,
-    who_leaves,
-    without_room,
-)
+from wsctl.planner.decision import Decision
+from wsctl.planner.drain import leftovers, may_drain, no_room, plan_drain, who_arrives, who_leaves, without_room
+from wsctl.planner.migrate import How
+from wsctl.planner.relocation import Within, begins
+from wsctl.planner.relocation import lines as relocation_lines
 
 SIZES = {"s": resources(2 * GIB), "m": resources(4 * GIB), "l": resources(8 * GIB)}
 CLASSES = {

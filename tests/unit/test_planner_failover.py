@@ -22,7 +22,10 @@ from wsctl.model import (
     Usage,
     WorkspaceSpec,
 )
-from wsctl.planner import Decision, Rules, differences, plan_failover, plan_repair, users_of
+from wsctl.planner.decision import Decision
+from wsctl.planner.drift import differences
+from wsctl.planner.failover import plan_failover, users_of
+from wsctl.planner.reconcile import Rules, plan_repair
 from wsctl.standbys import Backup, Backups, DataLoss, FailoverRules, LeftFiles, LeftState, Standby
 
 S = PlacementState

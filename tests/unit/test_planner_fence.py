@@ -9,7 +9,11 @@ import pytest
 from tests.builders import IMAGE, RESOURCES, cluster, container, placement, view
 from wsctl.errors import Refused
 from wsctl.model import ClusterView, Container, DamagedPlacement, NodeState, WorkspaceSpec
-from wsctl.planner import Decision, Rules, differences, plan_fence, plan_remove, plan_repair, users_to_fence
+from wsctl.planner.decision import Decision
+from wsctl.planner.drift import differences
+from wsctl.planner.fence import plan_fence, users_to_fence
+from wsctl.planner.life import plan_remove
+from wsctl.planner.reconcile import Rules, plan_repair
 from wsctl.standbys import LeftFiles, LeftState, Standby
 
 SPEC = WorkspaceSpec(image=IMAGE, resources=RESOURCES, standby=1)

@@ -20,7 +20,9 @@ from wsctl.model import (
     WorkspaceSpec,
 )
 from wsctl.moving import CopyState, KeptCopy, Move, Pass, another_pass
-from wsctl.planner import Decision, How, Rules, plan_migrate, plan_repair, plan_unmove
+from wsctl.planner.decision import Decision
+from wsctl.planner.migrate import How, plan_migrate, plan_unmove
+from wsctl.planner.reconcile import Rules, plan_repair
 
 S = PlacementState
 SPEC = WorkspaceSpec(image=IMAGE, resources=RESOURCES)

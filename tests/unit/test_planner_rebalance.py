@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.builders import CLUSTER, GIB, IMAGE, capacity, cluster, container, node, placement, resources, view
 from wsctl.model import ClusterView, NodeState, NodeView, Placement, PlacementState, Strategy, Usage, WorkspaceSpec
 from wsctl.moving import Move
-from wsctl.planner import Balance, By, How, plan_migrate, plan_rebalance
-from wsctl.planner.balance import EPS, scene
-from wsctl.planner.rebalance import spread
+from wsctl.planner.balance import EPS, By, scene
+from wsctl.planner.migrate import How, plan_migrate
+from wsctl.planner.rebalance import Balance, plan_rebalance, spread
 from wsctl.planner.relocation import with_move
 
 SIZES = {"default": resources(2 * GIB, 1000), "large": resources(6 * GIB, 2000), "zoned": resources(2 * GIB, 1000)}

@@ -34,8 +34,10 @@ from wsctl.model import (
     Usage,
     WorkspaceSpec,
 )
-from wsctl.planner import Difference, Kind, Rules, differences, plan_repair, wrong_counts
 from wsctl.planner.claims import user_in
+from wsctl.planner.difference import Difference, Kind
+from wsctl.planner.drift import differences, wrong_counts
+from wsctl.planner.reconcile import Rules, plan_repair
 from wsctl.reconciler import Repair
 
 ADOPT = "ws-u-{user}"

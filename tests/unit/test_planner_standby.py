@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders import IMAGE, RESOURCES, capacity, cluster, node, placement, view
 from wsctl.model import ClusterView, NodeState, NodeView, PlacementState, Strategy, Usage, WorkspaceSpec
-from wsctl.planner import is_due, plan_standby, wants
+from wsctl.planner.standby import is_due, plan_standby, wants
 from wsctl.standbys import Standby
 
 S = PlacementState

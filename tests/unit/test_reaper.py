@@ -13,8 +13,7 @@ from tests.worlds import SPEC, Commands, Site, invariants, make_site
 from wsctl.errors import EngineError, HookError, NodeUnreachable
 from wsctl.evidence import INGESTED, KEEP_ALIVE
 from wsctl.model import PlacementState, WorkspaceSpec
-from wsctl.planner import IdleVerdict
-from wsctl.planner.idle import NOISE_BYTES
+from wsctl.planner.idle import NOISE_BYTES, IdleVerdict
 from wsctl.reaper import Reaper, ReapOptions
 from wsctl.store.store import SqlStore
 

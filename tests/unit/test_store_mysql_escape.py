@@ -27,7 +27,8 @@ def connections(status: int) -> tuple[RememberingConnection, Any]:
         st.one_of(
             st.text(max_size=80), st.integers(), st.none(), st.booleans(), st.floats(allow_nan=False), st.binary(),
             st.sampled_from(["'", "\\", "\\'; DROP TABLE x; --", "\x00\x1a\n", datetime(2026, 1, 1, tzinfo=UTC)]),
-        )
+        ),
+        max_size=10,
     ),
     st.sampled_from([0, PLAIN]),
 )  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ import pytest
 from tests.builders import node
 from tests.rights import NOBODY
 from wsctl.errors import BackupDamaged, NodeError, NodeUnreachable
+from wsctl.transport.copying import couple
 from wsctl.transport.folders import ShellFolders
 from wsctl.transport.pipes import LocalLauncher, SshLauncher
 
@@ -52,6 +55,31 @@ def test_much_on_stderr_blocks_nothing() -> None:
         assert pipe.read(10) == b"done\n"
         code, words = pipe.end()
     assert (code, words.splitlines()[-1]) == (0, "last")
+
+
+def test_who_still_reads_when_the_block_ends_reads_nothing_else() -> None:
+    """The number of a closed descriptor is given to the next file that is opened."""
+    for after_s in (0.0, 0.001, 0.02):
+        with ThreadPoolExecutor(1) as pool:
+            with sh("exec cat") as pipe:
+                heard = pool.submit(pipe.read, 100)
+                time.sleep(after_s)
+            ours, theirs = os.pipe()
+            os.write(theirs, b"somebody else's")
+            assert heard.result(5) == b""
+        assert pipe.read(100) == b""
+        assert not pipe.write(b"x")
+        assert os.read(ours, 100) == b"somebody else's"
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_bytes_are_carried_both_ways_until_the_first_has_no_more() -> None:
+    with sh("head -c 300000 /dev/zero; exec >&-; tail -c 5 >&2") as reading, sh("cat; sleep 0.1; echo over") as writing:
+        assert couple(reading, writing, b"first") == 300_005
+        assert "couple" not in {thread.name for thread in threading.enumerate()}
+        assert writing.end()[0] == 0
+        assert reading.end() == (0, "over")
 
 
 def test_an_account_without_a_shell_is_told_so() -> None:

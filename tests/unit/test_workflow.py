@@ -32,8 +32,10 @@ from wsctl.errors import (
 )
 from wsctl.model import NodeState, PlacementState, Strategy, WorkspaceSpec
 from wsctl.plan import Plan
-from wsctl.planner import Decision, plan_stop
+from wsctl.planner.decision import Decision
+from wsctl.planner.life import plan_stop
 from wsctl.ports import ContainerSpec, Reservation
+from wsctl.records import Conflict
 from wsctl.scheduler import tie_break
 from wsctl.store import open_store
 from wsctl.workflow import Operation, Outcome
@@ -106,6 +108,18 @@ def test_when_no_node_answers_each_ones_reason_is_told(site: Site) -> None:
     assert set(nodes) == set(NODES)
     assert all("no route to the host" in str(why) for why in nodes.values())
     assert not site.store.placements()
+
+
+def test_who_loses_many_races_is_placed_in_the_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve, lost = site.store.reserve, iter(range(60))
+
+    def raced(wanted: Reservation, *, audit: Any = ()) -> Any:
+        return reserve(wanted, audit=audit) if next(lost, None) is None else Conflict.PORT_TAKEN
+
+    monkeypatch.setattr(site.store, "reserve", raced)
+    outcome = one(site.run("place", "alice"))
+    assert (outcome.action, outcome.error) == ("created", None)
+    invariants(site)
 
 
 def test_many_users_ask_each_node_once_and_side_by_side(site: Site) -> None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from wsctl.drainer import Drained, Drainer, DrainOptions, Prospect
     from wsctl.moveports import Size
     from wsctl.mover import Moved
-    from wsctl.planner import How, Within
+    from wsctl.planner.migrate import How
+    from wsctl.planner.relocation import Within
 
 Item = dict[str, object]
 
@@ -90,7 +91,7 @@ def drain(
 
 
 def _within(app: App, node: str, to: list[str] | None, label: list[str] | None) -> Within:
-    from wsctl.planner import Within
+    from wsctl.planner.relocation import Within
 
     names = tuple(dict.fromkeys(name for one in to or () for name in one.split(",") if name))
     for name in names:
@@ -184,7 +185,7 @@ def _asked(app: App, drainer: Drainer, parallel: int) -> Prospect:
 
 
 def _refuse(prospect: Prospect, options: DrainOptions) -> None:
-    from wsctl.planner import no_room, without_room
+    from wsctl.planner.drain import no_room, without_room
 
     if without_room(prospect.decisions) and not options.partial:
         raise no_room(options.node, prospect.decisions)
@@ -192,7 +193,7 @@ def _refuse(prospect: Prospect, options: DrainOptions) -> None:
 
 def _going(prospect: Prospect) -> list[tuple[str, str, str]]:
     """User, source and target of each planned move."""
-    from wsctl.planner import begins
+    from wsctl.planner.relocation import begins
 
     steps = [begins(decision) for decision in prospect.decisions]
     return [(step.user, step.source, step.node) for step in steps if step is not None]
@@ -279,7 +280,7 @@ def _show_dry_run(app: App, drainer: Drainer, parallel: int) -> None:
 
 def _would_stay(prospect: Prospect, node: str, going: set[str]) -> list[Item]:
     """Those who can't be moved, and those whose move is only to be finished."""
-    from wsctl.planner import without_room
+    from wsctl.planner.drain import without_room
 
     full = {decision.target for decision in without_room(prospect.decisions)}
     items = []

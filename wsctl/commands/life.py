@@ -26,7 +26,9 @@ from wsctl.context import App
 from wsctl.errors import ConfirmationRequired, Refused, UsageError
 from wsctl.model import ClusterView, WorkspaceSpec
 from wsctl.plan import Plan
-from wsctl.planner import Decision, plan_abandon, plan_remove, plan_restart, plan_start, plan_stop
+from wsctl.planner.decision import Decision
+from wsctl.planner.life import plan_abandon, plan_remove, plan_restart, plan_stop
+from wsctl.planner.place import plan_start
 
 if TYPE_CHECKING:
     from wsctl.workflow import Operation

@@ -22,7 +22,7 @@ from wsctl.moving import Road, RoadKind
 if TYPE_CHECKING:
     from wsctl.movework import Told
     from wsctl.output import Progress
-    from wsctl.planner import How
+    from wsctl.planner.migrate import How
     from wsctl.workflow import Operation, Outcome
 
 
@@ -97,7 +97,7 @@ def _shown_on(bar: Progress) -> Told:
 
 
 def _operation(app: App, user: str, to: str | None, how: How) -> Operation:
-    from wsctl.planner import plan_migrate, plan_unmove
+    from wsctl.planner.migrate import plan_migrate, plan_unmove
     from wsctl.workflow import Operation
 
     spec, strategy = moves.spec_of(app), app.inventory.strategy

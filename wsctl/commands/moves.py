@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wsctl.moveports import Size
     from wsctl.mover import Moved
     from wsctl.output import Column, Progress
-    from wsctl.planner import How
+    from wsctl.planner.migrate import How
 
 ASSUMED_BYTES_S = 100 * 1024 * 1024
 """What an estimate reckons with where no limit is given: a gigabit."""
@@ -51,7 +51,7 @@ AtOnceOpt = Annotated[int, typer.Option("--parallel", min=1, max=64, help="Users
 def how_of(app: App, verify: str | None, bwlimit: str | None, keep: str | None, *, compress: bool | None) -> How:
     """How to copy, as the planner takes it: as the options say, and what they don't, the inventory. Raises
     `UsageError`."""
-    from wsctl.planner import How
+    from wsctl.planner.migrate import How
 
     if verify not in (None, "sample", "full"):
         raise UsageError(f"--verify {verify!r} is neither sample nor full")

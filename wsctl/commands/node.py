@@ -205,7 +205,7 @@ def _mark(
 ) -> None:
     from wsctl.commands.present import raise_if_failed, show_dry_run
     from wsctl.output import Column
-    from wsctl.planner import plan_mark
+    from wsctl.planner.life import plan_mark
     from wsctl.requests import run
     from wsctl.workflow import Operation, Options, Workflow
 

@@ -88,7 +88,7 @@ def operation_for(
     explain: bool,
 ) -> Operation:
     """What the pipeline is asked for. Users who are placed keep their class."""
-    from wsctl.planner import plan_place
+    from wsctl.planner.place import plan_place
     from wsctl.workflow import Operation
 
     inventory = app.inventory

@@ -17,7 +17,7 @@ from wsctl.errors import PartialFailure, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wsctl.planner import IdleVerdict
+    from wsctl.planner.idle import IdleVerdict
     from wsctl.reaper import ReapOptions
 
 

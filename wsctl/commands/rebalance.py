@@ -21,7 +21,8 @@ from wsctl.errors import PartialFailure, UsageError
 if TYPE_CHECKING:
     from wsctl.moveports import Size
     from wsctl.mover import Moved
-    from wsctl.planner import Balance, How
+    from wsctl.planner.migrate import How
+    from wsctl.planner.rebalance import Balance
     from wsctl.rebalancer import Rebalanced, RebalanceOptions, Rebalancer
 
 
@@ -109,7 +110,7 @@ def _options(
 ) -> RebalanceOptions:
     from wsctl.idleness import Idleness
     from wsctl.mover import Rules
-    from wsctl.planner import By
+    from wsctl.planner.balance import By
     from wsctl.rebalancer import VERB, RebalanceOptions
 
     idleness = Idleness(app.world(dry_run=dry_run), app.inventory.reap.users, records=not dry_run)
@@ -161,7 +162,7 @@ def _asked(app: App, rebalancer: Rebalancer, parallel: int) -> Balance:
 
 def _head(plan: Balance, after: Mapping[str, float]) -> dict[str, object]:
     """What the answer says of the whole."""
-    from wsctl.planner import spread
+    from wsctl.planner.rebalance import spread
 
     return {
         "target_spread": round(plan.target, 6),

@@ -21,7 +21,7 @@ from wsctl.model import CONTAINER_PREFIX, NodeState
 from wsctl.plan import Plan, Reserve
 
 if TYPE_CHECKING:
-    from wsctl.planner import Rules
+    from wsctl.planner.reconcile import Rules
     from wsctl.published import PublishedMap
     from wsctl.reconciler import Reconciler, Repair
 
@@ -86,7 +86,7 @@ def reconcile(
 
 def _rules(app: App, template: str | None, *, named: bool) -> Rules:
     """How far this run may go, as the inventory has it."""
-    from wsctl.planner import Rules
+    from wsctl.planner.reconcile import Rules
 
     inventory = app.inventory
     down = [name for name, mark in app.store_for_reading.marks().items() if mark.state is NodeState.DOWN]

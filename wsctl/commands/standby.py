@@ -90,7 +90,7 @@ def ls(app: App) -> None:
       wsctl standby ls
     """
     from wsctl.output import Column, ago
-    from wsctl.planner import wants
+    from wsctl.planner.standby import wants
     from wsctl.text import human_bytes
 
     view, now = _view(app), app.wiring.clock.now()
@@ -186,7 +186,7 @@ def _synced(done: Synced) -> dict[str, object]:
 
 def _wants_one(app: App, user: str) -> None:
     """Refuse a user of whom no copy is kept, saying why."""
-    from wsctl.planner import wants
+    from wsctl.planner.standby import wants
 
     view = _view(app)
     placement = view.placements.get(user)

@@ -57,7 +57,7 @@ def start(app: App, user: str) -> Woken:
     be the ones that broke long ago. Raises what the start raised."""
     from wsctl.commands.life import operation_for
     from wsctl.output import Output
-    from wsctl.planner import plan_start
+    from wsctl.planner.place import plan_start
     from wsctl.waker import Woken
     from wsctl.workflow import Options, Workflow
 

@@ -167,6 +167,9 @@ def couple(reading: Pipe, writing: Pipe, first: bytes, copy: Copy | None = None)
             if copy.bwlimit:
                 time.sleep(max(0.0, began + sent / copy.bwlimit - time.monotonic()))
         data = b""
+    # The way back ends with the command; nobody may read from it any more when its pipes are closed.
+    writing.shut()
+    thread.join()
     if broken:
         raise broken[0]
     return sent

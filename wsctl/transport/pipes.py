@@ -16,8 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from wsctl.errors import NodeError, NodeUnreachable
 
@@ -73,47 +72,73 @@ class LocalLauncher:
         process = subprocess.Popen(  # noqa: S603 - a fixed script; names are its arguments
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
         )
-        with process:
-            try:
-                yield _LocalPipe(self._name, process, self._silence_s, heard)
-            finally:
+        pipe = _LocalPipe(self._name, process, self._silence_s, heard)
+        try:
+            yield pipe
+        finally:
+            with contextlib.suppress(PermissionError):  # what sudo runs as root ends when its pipes do
                 process.kill()
-                with contextlib.suppress(OSError):
-                    process.stdin.close() if process.stdin else None
+            pipe.close()
+            process.wait()
 
 
 class _LocalPipe:
+    """The descriptors are this object's own. A thread may still wait for one when the block ends, and the number of a
+    closed one is given to the next file that is opened: nothing is read or written without `_lock`."""
+
     def __init__(
         self, name: str, process: subprocess.Popen[bytes], silence_s: float, heard: Callable[[bytes], None]
     ) -> None:
         self._name, self._process, self._silence_s = name, process, silence_s
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise AssertionError("a process without pipes")
-        self._in, self._out = process.stdin.fileno(), process.stdout.fileno()
-        os.set_blocking(self._in, False)
-        self._words = _Words(partial(os.read, process.stderr.fileno()), heard)
+        self._in, self._out = process.stdin, process.stdout
+        self._lock = threading.Lock()
+        os.set_blocking(self._in.fileno(), False)
+        os.set_blocking(self._out.fileno(), False)
+        self._words = _Words(process.stderr.read, heard, process.stderr.close)
 
     def read(self, size: int, /) -> bytes:
-        if not select.select([self._out], [], [], self._silence_s)[0]:
-            raise _silent(self._name, self._silence_s)
-        return os.read(self._out, size)
+        while self._wait(self._out, write=False):
+            with self._lock, contextlib.suppress(BlockingIOError):
+                return os.read(self._out.fileno(), size) if not self._out.closed else b""
+        return b""
 
     def write(self, data: bytes, /) -> bool:
         rest = memoryview(data)
-        while rest:
-            if not select.select([], [self._in], [], self._silence_s)[1]:
-                raise _silent(self._name, self._silence_s)
-            try:
-                rest = rest[os.write(self._in, rest) :]
-            except BlockingIOError:
-                continue
-            except BrokenPipeError:
+        while rest and self._wait(self._in, write=True):
+            with self._lock:
+                if self._in.closed:
+                    break
+                try:
+                    rest = rest[os.write(self._in.fileno(), rest) :]
+                except BlockingIOError:
+                    continue
+                except BrokenPipeError:
+                    return False
+        return not rest
+
+    def _wait(self, pipe: IO[bytes], *, write: bool) -> bool:
+        """Until it can be read or written; False if it was closed here. Raises `NodeUnreachable` after the limit."""
+        try:
+            ready = select.select([] if write else [pipe], [pipe] if write else [], [], self._silence_s)
+        except (ValueError, OSError):
+            if pipe.closed:
                 return False
+            raise
+        if not ready[0] and not ready[1]:
+            raise _silent(self._name, self._silence_s)
         return True
 
     def shut(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        with self._lock:
+            self._in.close()
+
+    def close(self) -> None:
+        """Nobody wants it any more; stderr is closed by its reader."""
+        with self._lock:
+            self._in.close()
+            self._out.close()
 
     def end(self) -> tuple[int, str]:
         self.shut()
@@ -196,8 +221,10 @@ class _SshPipe:
 class _Words:
     """What a command says on stderr, read by a thread so that it never waits for us; the last lines are kept."""
 
-    def __init__(self, read: Callable[[int], bytes], heard: Callable[[bytes], None]) -> None:
-        self._heard = heard
+    def __init__(
+        self, read: Callable[[int], bytes], heard: Callable[[bytes], None], ended: Callable[[], None] = lambda: None
+    ) -> None:
+        self._heard, self._ended = heard, ended
         self._lines: deque[str] = deque(maxlen=WORDS)
         self._thread = threading.Thread(target=self._gather, args=(read,), name="words", daemon=True)
         self._thread.start()
@@ -222,6 +249,7 @@ class _Words:
                 self._lines.extend(line.decode("utf-8", "replace")[:400] for line in lines)
         if rest:
             self._lines.append(rest.decode("utf-8", "replace")[:400])
+        self._ended()
 
 
 @contextlib.contextmanager
