@@ -91,6 +91,19 @@ def test_what_cant_be_saved_isnt_replaced(alice: Desk, copy: Path) -> None:
     assert {i["user"]: i["state"] for i in alice.ok("ls", "-o", "json").items}["bob"] == "stopped"
 
 
+def test_what_is_saved_does_not_replace_what_is_restored(alice: Desk, copy: Path) -> None:
+    alice.ok("stop", "bob")
+    was = copy.read_bytes()
+    for keep in ("state.jsonl", "./state.jsonl", str(copy)):
+        argv = ["restore", "state", "--from", "state.jsonl", "--confirm", CLUSTER, "--keep", keep]
+        assert alice(*argv, "-n").code == 2
+        result = alice(*argv, "-o", "json")
+        assert (result.code, result.error["code"]) == (2, "usage")
+        assert "is the file that is restored" in result.error["message"]
+    assert copy.read_bytes() == was
+    assert {i["user"]: i["state"] for i in alice.ok("ls", "-o", "json").items}["bob"] == "stopped"
+
+
 def test_a_request_that_is_repeated_restores_once(alice: Desk, copy: Path) -> None:
     fresh(alice)
     argv = ["restore", "state", "--from", "state.jsonl", "--request-id", "r1", "-o", "json"]

@@ -13,6 +13,7 @@ from places import Place
 
 from wsctl.errors import PlanChanged, Refused
 from wsctl.model import Capacity, NodeState, Placement, PlacementState, Resources
+from wsctl.moving import Move
 from wsctl.ports import Reservation
 from wsctl.records import Actor, AuditEntry, AuditKind
 from wsctl.signals import NetworkSample
@@ -168,3 +169,19 @@ def test_a_copy_is_of_one_moment(place: Place, opened: Callable[[Place], SqlStor
     assert "u1" in users
     assert "newcomer" not in users
     assert store.placement("u1") is None
+
+
+def test_what_moves_took_is_free_after_a_restore(
+    place: Place, opened: Callable[[Place], SqlStore], tmp_path: Path
+) -> None:
+    store = opened(place)
+    fill(store)
+    move = Move("u1", "n1", "n2", "10.0.0.12", 20999, 1 << 30, 500, 10, True)
+    assert isinstance(store.begin_move(move, 1, PlacementState.MIGRATING, ROOM, was=PlacementState.RUNNING), Placement)
+    kept = write(store, tmp_path / "state.jsonl", made_at=NOW, made_by="me")
+    with StateFile(kept.path) as file:
+        store.load_state(file.records, replaces=kept.identity, audit=[])
+    assert store.moves() == {}
+    assert not any(store.recount(node) for node in ("n0", "n1", "n2"))
+    wanted = Reservation("new", "n2", "10.0.0.12", 20999, Resources(1 << 30, 500, 10), ROOM)
+    assert isinstance(store.reserve(wanted), Placement)

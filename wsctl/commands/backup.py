@@ -74,6 +74,11 @@ def restore_state(
     if confirm is not None and confirm != app.inventory.cluster:
         raise Refused(f"--confirm {confirm} isn't {app.inventory.cluster}; nothing was changed")
     with StateFile(source) as file:
+        if keep is not None and keep.exists() and keep.samefile(source):
+            raise UsageError(
+                f"--keep {keep} is the file that is restored: what is replaced would take its place",
+                hint=f"name another file, such as --keep {source}.replaced",
+            )
         file.check(app.inventory.cluster)
         if dry_run:
             has = app.store_for_reading.copy_state(lambda snapshot: sum(snapshot.counts.values()))

@@ -181,6 +181,8 @@ class PortableRows(ClusterRows):
             gone = session.execute(f"DELETE FROM {name} WHERE cluster = ?", (self._cluster,)) if count else 0
             if gone != count and name in _IDENTITY:
                 raise PlanChanged("somebody else writes into this cluster; nothing was changed")
+        # What moves take on their targets isn't taken any more: what is counted on a node is its placements alone.
+        session.execute("DELETE FROM moves WHERE cluster = ?", (self._cluster,))
         # Their answers speak of a state that isn't any more.
         sql = "DELETE FROM requests WHERE cluster = ? AND request_id <> ?"
         session.execute(sql, (self._cluster, keep_request or ""))
