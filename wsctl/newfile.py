@@ -25,30 +25,23 @@ def replacing(path: Path, mode: int = PRIVATE) -> Iterator[IO[bytes]]:
     A reader sees the old file or the new one, never a part. Raises `Refused` naming what is in the way.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise _in_the_way(path, "write", error) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        # Opened before anything is written: one that can't be synced must not come out with the file in place.
+        with _opened(path.parent) as folder:
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             try:
-                yield file
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
-            except OSError as error:
-                raise _in_the_way(path, "write", error) from error
-        try:
-            os.replace(name, path)
-        except OSError as error:
-            raise _in_the_way(path, "write", error) from error
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+                with os.fdopen(handle, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fchmod(file.fileno(), mode)
+                    os.fsync(file.fileno())
+                os.replace(name, path)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+            _sync(folder, path)
+    except OSError as error:
+        # Out here: closing a file writes what is left of it, and on a full disk fails once more.
+        raise _in_the_way(path, "write", error) from error
 
 
 def current(path: Path) -> bytes | None:
@@ -69,6 +62,25 @@ def replace_file(path: Path, text: str, mode: int = PUBLIC) -> bool:
     with replacing(path, mode) as file:
         file.write(data)
     return True
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _sync(folder: int, path: Path) -> None:
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        raise Refused(
+            f"{path} was written, but a power cut might undo it: {error.strerror or error}",
+            hint=f"check the disk of {path.parent}, then run the command again",
+        ) from error
 
 
 def _in_the_way(path: Path, doing: str, error: OSError) -> Refused:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -90,3 +93,54 @@ def test_a_file_that_cannot_be_read_is_not_an_absent_one(tmp_path: Path) -> None
     assert current(tmp_path / "none") is None
     with pytest.raises(Refused, match="cannot read"):
         current(tmp_path)
+
+
+FULL = """
+import pathlib, resource, signal, sys
+from wsctl.errors import Refused
+from wsctl.newfile import replacing
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+try:
+    with replacing(pathlib.Path(sys.argv[1])) as file:
+        for _ in range(int(sys.argv[2])):
+            file.write(b"x" * 1000)
+except Refused as refused:
+    print(refused)
+"""
+
+
+@pytest.mark.parametrize("writes", [1, 100])
+def test_a_full_disk_is_refused_and_leaves_what_was_there(tmp_path: Path, writes: int) -> None:
+    """In the last flush, or before; closing the file writes again what couldn't be written."""
+    path = tmp_path / "state.tar"
+    path.write_text("old")
+    argv = [sys.executable, "-c", FULL, str(path), str(writes)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"cannot write {path}: File too large; what was there is untouched")
+    assert (path.read_text(), os.listdir(tmp_path)) == ("old", ["state.tar"])
+
+
+def test_a_folder_that_cannot_be_synced_is_said_before_anything_is_written() -> None:
+    with as_nobody() as folder:
+        folder.chmod(0o300)
+        with pytest.raises(Refused, match="what was there is untouched"):
+            replace_file(folder / "map.conf", "new")
+        folder.chmod(0o700)
+        assert os.listdir(folder) == []
+
+
+def test_a_disk_that_fails_when_all_is_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "map.conf", os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(Refused, match=r"was written, but a power cut might undo it: Input/output error"):
+        replace_file(path, "new")
+    assert path.read_text() == "new"
