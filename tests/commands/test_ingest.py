@@ -146,3 +146,14 @@ def test_a_log_that_cannot_be_read_is_2(team: Desk, tmp_path: Path) -> None:
     result = team("activity", "ingest", "--from", str(tmp_path / "none.log"))
     assert result.code == 2
     assert "none.log: No such file" in result.err
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.log", "x" * 255])
+def test_a_log_is_read_on_whatever_it_is_called(team: Desk, tmp_path: Path, name: str) -> None:
+    log = tmp_path / name
+    log.write_text(line("alice", 10))
+    found = ingest(team, "--from", str(log))
+    assert found["lines"] == 1
+    assert ingest(team, "--from", str(log))["lines"] == 0
+    assert team.ok("activity", "forget", str(found["log"]), "-o", "json").json["action"] == "forgotten"
+    assert ingest(team, "--from", str(log))["lines"] == 1

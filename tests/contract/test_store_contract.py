@@ -22,6 +22,7 @@ from wsctl.ports import Conflict, Reservation
 from wsctl.records import Actor, AuditEntry, AuditKind
 from wsctl.signals import NetworkSample
 from wsctl.store import migrations, schema_status, upgrade
+from wsctl.store.signals import note_subject
 from wsctl.store.store import SqlStore
 
 S = PlacementState
@@ -762,3 +763,15 @@ def test_files_may_be_where_nobody_is_placed_yet(store: SqlStore) -> None:
     placed(store.reserve(want("bob")))
     assert not store.remember_home("bob", "n2")
     assert "bob" not in store.homes()
+
+
+@pytest.mark.parametrize("subject", ["host:/var/log/caf\udce9.log", "host:/" + "x" * 300, "host:/log  ", "a\0b"])
+def test_a_note_is_about_whatever_a_file_is_called(store: SqlStore, subject: str) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    store.set_notes("logs", {subject: "1"}, at)
+    store.set_notes("logs", {subject: "2"}, at)
+    (found,) = store.notes("logs", [subject]).items()
+    assert (found[0], found[1].value) == (note_subject(subject), "2")
+    assert store.notes("logs") == dict([found])
+    store.drop_notes("logs", [subject])
+    assert store.notes("logs") == {}

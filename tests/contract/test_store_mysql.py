@@ -17,6 +17,7 @@ import pytest
 from backends import PASSWORD, MariaDb, drop_mariadb, free_port, make_mariadb
 
 from wsctl.errors import BackendError, WsctlError
+from wsctl.failsteps import TakeOver
 from wsctl.model import Capacity, Placement, PlacementState, Resources
 from wsctl.ports import Reservation
 from wsctl.store import mysql, mysql_connect, open_store
@@ -530,3 +531,56 @@ def test_sqlite_users_never_load_it(tmp_path: Path) -> None:
 
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_two_that_remember_a_home_at_once(
+    mariadb: MariaDb, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no row, forgetting it locks nothing."""
+    one, other = (opened(mariadb.url(database), tmp_path) for _ in range(2))
+    forget = one._forget_home
+    calls: list[str] = []
+
+    def slow(session: Any, user: str) -> None:
+        forget(session, user)
+        calls.append(user)
+        if len(calls) == 1:
+            assert other.remember_home(user, "n2")
+
+    monkeypatch.setattr(one, "_forget_home", slow)
+    try:
+        assert one.remember_home("alice", "n3")
+        assert other.homes() == {"alice": "n3"}
+        assert len(calls) == 2
+    finally:
+        one.close()
+        other.close()
+
+
+def test_a_standby_that_another_began_is_none_of_who_has_gone_elsewhere(
+    mariadb: MariaDb, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (opened(mariadb.url(database), tmp_path) for _ in range(2))
+    reserve(one)
+    assert one.settle("alice", 1, PlacementState.RUNNING)
+    step = TakeOver(
+        "alice", "n2", "", "n1", "10.0.0.12", 20001, Resources(1, 1, 1), ROOM, 1, PlacementState.STARTING, True, 77
+    )
+    query = mysql._Session.query
+    raced: list[str] = []
+
+    def slow(session: Any, sql: str, params: Any = ()) -> Any:
+        found = query(session, sql, params)
+        if "FROM standbys" in sql and not raced:
+            raced.append(sql)
+            assert other.begin_standby("alice", "n3", "n1") is not None
+            assert isinstance(other.take_over(step, was=PlacementState.RUNNING), Placement)
+        return found
+
+    monkeypatch.setattr(mysql._Session, "query", slow)
+    try:
+        assert one.begin_standby("alice", "n3", "n1") is None
+        assert raced
+    finally:
+        one.close()
+        other.close()

@@ -127,12 +127,13 @@ def ingest(
     """
     from wsctl.accesslog import Counter, read_log
     from wsctl.evidence import INGESTED
+    from wsctl.store.signals import note_subject
 
     store = app.store_for_reading if dry_run else app.store
     now = app.clock_of(store).now()
     placed = store.states()
     counter = Counter(app.inventory.gateway.path_prefix, tuple(ignore or ()), placed, now)
-    name = source if source == "-" else f"{socket.gethostname()}:{os.path.abspath(source)}"
+    name = note_subject(source if source == "-" else f"{socket.gethostname()}:{os.path.abspath(source)}")
     note = store.notes(INGESTED, [name]).get(name)
     position = read_log(source, counter, note.value if note is not None else None)
     if not dry_run:
@@ -199,8 +200,9 @@ def forget(
       wsctl activity forget edge:/var/log/nginx/ws.log
     """
     from wsctl.evidence import INGESTED
+    from wsctl.store.signals import note_subject
 
-    store = app.store_for_reading if dry_run else app.store
+    store, log = app.store_for_reading if dry_run else app.store, note_subject(log)
     if log not in store.notes(INGESTED):
         raise NotFound(f"no access log {log!r} is ingested", hint="wsctl activity ls")
     if not dry_run:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from wsctl.moving import Home
 from wsctl.records import AuditEntry
 from wsctl.store.base import ClusterRows
-from wsctl.store.database import Session
+from wsctl.store.database import Duplicate, Raced, Session
 
 _HOMES = (
     "SELECT h.user, h.node, COALESCE(r.generation, 0) FROM homes h "
@@ -65,4 +65,8 @@ class HomeRows(ClusterRows):
 
     def _remember_home(self, session: Session, user: str, node: str) -> None:
         sql = f"INSERT INTO homes (cluster, user, node, since) VALUES (?, ?, ?, {self._dialect.now})"
-        session.execute(sql, (self._cluster, user, node))
+        try:
+            session.execute(sql, (self._cluster, user, node))
+        except Duplicate:
+            # Where there was no row, forgetting it locked nothing: another one was faster.
+            raise Raced from None

@@ -212,7 +212,7 @@ class PlacementRows(HomeRows):
 
         return self._write(work)
 
-    def remember_home(self, user: str, node: str, *, audit: Sequence[AuditEntry] = ()) -> bool:
+    def remember_home(self, user: str, node: str) -> bool:
         def work(session: Session) -> bool:
             if self._find(session, user) is not None:
                 return False
@@ -221,7 +221,6 @@ class PlacementRows(HomeRows):
             self._remember_home(session, user, node)
             ((following,),) = session.query(f"SELECT {_NEXT}", (self._cluster, user))
             self._retire(session, user, int(following))
-            self._log.append(session, audit)
             return True
 
         return self._write(work)

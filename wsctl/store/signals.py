@@ -14,7 +14,8 @@ from wsctl.records import AuditEntry
 from wsctl.signals import NetworkSample, Note
 from wsctl.store import rows
 from wsctl.store.base import ClusterRows
-from wsctl.store.database import Session, clean, marks, utc
+from wsctl.store.columns import NAME_LIMIT
+from wsctl.store.database import Session, clean, key, marks, utc
 from wsctl.store.seen import SENTINEL, SINCE, chunks
 
 
@@ -78,7 +79,7 @@ class SignalRows(ClusterRows):
     def notes(self, topic: str, subjects: Collection[str] | None = None) -> Mapping[str, Note]:
         sql = "SELECT subject, value, noted_at FROM notes WHERE cluster = ? AND topic = ?"
         found: list[Any] = []
-        for chunk in [None] if subjects is None else chunks(sorted(set(subjects))):
+        for chunk in [None] if subjects is None else chunks(_keys(subjects)):
             some = sql if chunk is None else f"{sql} AND subject IN ({marks(len(chunk))})"
             params = (self._cluster, topic, *(chunk or ()))
             found += self._database.read(lambda s, some=some, params=params: s.query(some, params))  # type: ignore[misc]
@@ -86,6 +87,7 @@ class SignalRows(ClusterRows):
 
     def set_notes(self, topic: str, values: Mapping[str, str], at: datetime) -> None:
         when, keys = self._dialect.encode_time(utc(at)), ["cluster", "topic", "subject"]
+        values = {note_subject(subject): value for subject, value in values.items()}
         rows = [(self._cluster, topic, subject, clean(values[subject], 2000), when) for subject in sorted(values)]
 
         def work(session: Session) -> None:
@@ -98,9 +100,19 @@ class SignalRows(ClusterRows):
 
     def drop_notes(self, topic: str, subjects: Collection[str]) -> None:
         def work(session: Session) -> None:
-            for chunk in chunks(sorted(subjects)):
+            for chunk in chunks(_keys(subjects)):
                 sql = f"DELETE FROM notes WHERE cluster = ? AND topic = ? AND subject IN ({marks(len(chunk))})"
                 session.execute(sql, (self._cluster, topic, *chunk))
 
         if subjects:
             self._database.write(work)
+
+
+def note_subject(text: str) -> str:
+    """The subject of a note as it is kept, and given back: a file's name may have bytes and a length that no database
+    takes."""
+    return key(text, NAME_LIMIT)
+
+
+def _keys(subjects: Collection[str]) -> list[str]:
+    return sorted({note_subject(subject) for subject in subjects})

@@ -15,7 +15,7 @@ from wsctl.ports import Conflict
 from wsctl.records import AuditEntry
 from wsctl.standbys import KEEP_LEFT_S, LeftFiles, LeftState, Standby
 from wsctl.store.counters import Shift, taken
-from wsctl.store.database import Duplicate, Row, Session, micros
+from wsctl.store.database import Duplicate, Raced, Row, Session, micros
 from wsctl.store.moves import MoveRows
 from wsctl.store.placements import Lost
 
@@ -40,13 +40,13 @@ class StandbyRows(MoveRows):
             if placed is None or placed.node != source or node == source:
                 return None
             if not session.query(known, (self._cluster, user, node)):
-                session.execute(insert, (self._cluster, user, node, source))
+                try:
+                    session.execute(insert, (self._cluster, user, node, source))
+                except Duplicate:  # another control host began the same a moment ago
+                    raise Raced from None
             return placed
 
-        try:
-            return self._write(work)
-        except Duplicate:  # another control host began the same a moment ago
-            return self.placement(user)
+        return self._write(work)
 
     def finish_standby(self, copy: Standby) -> bool:
         if copy.as_of is None:
