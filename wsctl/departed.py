@@ -64,7 +64,7 @@ class Departed:
         """
         request_id = self._requests[difference]
         held = {lease.name for lease in self._world.leases.ls()}
-        if request_id not in self._cut_off(held):
+        if request_id not in self._cut_off(held, request_id):
             return False
         begun = open_intents(self._world.store.audit(request_id=request_id))
         if any(entry.target in unsettled for entry in begun):
@@ -84,10 +84,11 @@ class Departed:
             request_id=begun.request_id,
         )
 
-    def _cut_off(self, leased: Collection[str]) -> dict[str, Difference]:
+    def _cut_off(self, leased: Collection[str], request_id: str | None = None) -> dict[str, Difference]:
+        """Those that were cut off, or that one, if it was."""
         store = self._world.store
-        unanswered = {r.request_id: (r, store.audit(request_id=r.request_id)) for r in store.unanswered_requests()}
-        return left_requests(unanswered, leased)
+        found = store.unanswered_requests(request_id)
+        return left_requests({r.request_id: (r, store.audit(request_id=r.request_id)) for r in found}, leased)
 
 
 def _same(lease: LeaseInfo, was: LeaseInfo) -> bool:

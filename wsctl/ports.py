@@ -246,7 +246,7 @@ class Store(MoveStore, StandbyStore, Protocol):
         False if the user has another by now.
         """
 
-    def remember_home(self, user: str, node: str, *, audit: Sequence[AuditEntry] = ()) -> bool:
+    def remember_home(self, user: str, node: str) -> bool:
         """Record that the files of a user without a placement are on `node`, and are others from now on: it counts as a
         generation. False if the user has a placement."""
 
@@ -301,7 +301,8 @@ class Store(MoveStore, StandbyStore, Protocol):
         """Replace the users' network samples."""
 
     def notes(self, topic: str, subjects: Collection[str] | None = None) -> Mapping[str, Note]:
-        """What is remembered under a topic about the subjects (None: all)."""
+        """What is remembered under a topic about the subjects (None: all). What no database takes of a subject is
+        replaced or cut off, in all three."""
 
     def set_notes(self, topic: str, values: Mapping[str, str], at: datetime) -> None:
         """Remember a value about each subject, in place of what was known."""
@@ -334,9 +335,9 @@ class Store(MoveStore, StandbyStore, Protocol):
     def finish_request(self, request_id: str, answer: str) -> None:
         """Record the first result (JSON) of a request id; a second one is ignored."""
 
-    def unanswered_requests(self) -> list[RequestRecord]:
-        """Request ids without a first result, oldest first, a hundred at most: of callers that are at work, failed, or
-        died."""
+    def unanswered_requests(self, request_id: str | None = None) -> list[RequestRecord]:
+        """Request ids (or that one) without a first result that have begun something without an end, by the audit
+        table; oldest first, a hundred at most. Of callers that are at work, or died: what failed has an end."""
 
     def database_time(self) -> datetime:
         """The database's clock (SQLite: this machine's)."""

@@ -10,7 +10,7 @@ import pytest
 from places import Place
 
 from wsctl.errors import BackendError
-from wsctl.records import RequestRecord
+from wsctl.records import Actor, AuditEntry, AuditKind, RequestRecord
 from wsctl.store.store import SqlStore
 
 DAY = 86400.0
@@ -155,9 +155,15 @@ def test_what_only_reads_records_nothing(place: Place) -> None:
         reader.close()
 
 
+def entry(request_id: str, kind: AuditKind = AuditKind.INTENT, operation: str = "o1") -> AuditEntry:
+    who = Actor("anna", None, None, "host:1")
+    return AuditEntry(kind, "place", "alice", who, f"{request_id}-{operation}", "created", request_id=request_id)
+
+
 def test_those_without_an_answer_are_listed_oldest_first(store: SqlStore, place: Place) -> None:
     for name in ("r1", "r2", "r3"):
         begin(store, name)
+        store.append_audit([entry(name)])
     age(store, place, 60, "request_id = 'r3'")
     store.finish_request("r1", "[]")
     found = store.unanswered_requests()
@@ -165,3 +171,16 @@ def test_those_without_an_answer_are_listed_oldest_first(store: SqlStore, place:
         ("r3", "place", "anna@host:1"),
         ("r2", "place", "anna@host:1"),
     ]
+    assert [record.request_id for record in store.unanswered_requests("r2")] == ["r2"]
+    assert store.unanswered_requests("r1") == []
+
+
+def test_those_that_failed_do_not_hide_one_that_was_cut_off(store: SqlStore) -> None:
+    for number in range(101):
+        begin(store, f"failed{number}")
+        if number % 10:
+            store.append_audit([entry(f"failed{number}"), entry(f"failed{number}", AuditKind.FAILED)])
+    begin(store, "later")
+    # Its first operation ended, its second didn't.
+    store.append_audit([entry("later"), entry("later", AuditKind.DONE), entry("later", operation="o2")])
+    assert [record.request_id for record in store.unanswered_requests()] == ["later"]

@@ -7,7 +7,7 @@ request is answered (`workflow`), nor for the form of ids.
 from __future__ import annotations
 
 from wsctl.errors import BackendError
-from wsctl.records import RequestRecord
+from wsctl.records import AuditKind, RequestRecord
 from wsctl.store.base import ATTEMPTS, ClusterRows
 from wsctl.store.database import Duplicate, Session, clean, key, marks, micros
 
@@ -45,12 +45,23 @@ class RequestRows(ClusterRows):
         sql = "UPDATE requests SET answer = ? WHERE cluster = ? AND request_id = ? AND answer IS NULL"
         self._database.apply(sql, (clean(answer), self._cluster, key(request_id)))
 
-    def unanswered_requests(self) -> list[RequestRecord]:
-        sql = (
-            "SELECT request_id, verb, digest, who, began_at FROM requests WHERE cluster = ? AND answer IS NULL "
-            f"ORDER BY began_at, request_id LIMIT {_UNANSWERED}"
+    def unanswered_requests(self, request_id: str | None = None) -> list[RequestRecord]:
+        # As `planner.departed.open_intents`. The end of an operation follows its intent in the chain of the target.
+        end = (
+            "SELECT 1 FROM audit e WHERE e.cluster = i.cluster AND e.target = i.target AND e.sequence > i.sequence "
+            "AND e.operation = i.operation AND e.kind <> ?"
         )
-        found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
+        begun = (
+            "SELECT 1 FROM audit i WHERE i.cluster = r.cluster AND i.request_id = r.request_id AND i.kind = ? "
+            f"AND NOT EXISTS ({end})"
+        )
+        intent, one = AuditKind.INTENT.value, () if request_id is None else (key(request_id),)
+        sql = (
+            "SELECT r.request_id, r.verb, r.digest, r.who, r.began_at FROM requests r WHERE r.cluster = ? "
+            f"{'AND r.request_id = ? ' if one else ''}AND r.answer IS NULL AND EXISTS ({begun}) "
+            f"ORDER BY r.began_at, r.request_id LIMIT {_UNANSWERED}"
+        )
+        found = self._database.read(lambda session: session.query(sql, (self._cluster, *one, intent, intent)))
         decode = self._dialect.decode_time
         return [RequestRecord(name, verb, digest, who, decode(began)) for name, verb, digest, who, began in found]
 
