@@ -176,13 +176,7 @@ class App:
         from wsctl.coordination.gate import StartGate
         from wsctl.store import slot_rows
 
-        slots = open_slots(
-            self.inventory.coordination,
-            cluster=self.inventory.cluster,
-            rows=lambda: slot_rows(self.store),
-            password=self.coordination_password,
-            base=self.inventory_file.parent,
-        )
+        slots = open_slots(self.inventory.coordination, rows=lambda: slot_rows(self.store), **self._shared)
         self._stack.callback(slots.close)
         limits = {name: node.max_concurrent_starts for name, node in self.inventory.nodes.items()}
         gate = StartGate(slots, limits, wait_s=START_WAIT_S)
@@ -304,7 +298,7 @@ class App:
             nodes=self.inventory.nodes,
             classes=self.inventory.classes,
             store=store,
-            leases=self.leases,
+            leases=self.leases_for_reading if dry_run else self.leases,
             engines=self.fleet.engine,
             clock=self.clock_of(store),
             actor=self.actor,
@@ -327,12 +321,7 @@ class App:
         from wsctl.store import lease_rows
 
         leases = open_leases(
-            self.inventory.coordination,
-            cluster=self.inventory.cluster,
-            rows=lambda: lease_rows(store()),
-            password=self.coordination_password,
-            base=self.inventory_file.parent,
-            holder=self.who,
+            self.inventory.coordination, rows=lambda: lease_rows(store()), holder=self.who, **self._shared
         )
         self._stack.callback(leases.close)
         return leases

@@ -83,8 +83,8 @@ class Exchange:
         placement = self._world.store.placement(user)
         if placement is not None:
             return Found(placement.node, placement)
-        home = self._world.store.homes().get(user)
-        return Found(home, None) if home is not None else None
+        home = self._world.store.home(user)
+        return Found(home.node, None) if home is not None else None
 
     # ---- export
 

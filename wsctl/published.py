@@ -27,6 +27,14 @@ _NODE = re.compile(r'^    "u:([a-z0-9_-]+)" ([a-z0-9-]+);$', re.ASCII | re.MULTI
 
 
 @dataclass(frozen=True, slots=True)
+class Stale:
+    """What is wrong with a map file, and the map of the present placements."""
+
+    difference: Difference
+    wanted: str
+
+
+@dataclass(frozen=True, slots=True)
 class PublishedMap:
     """A map file. `addresses` are the IP literals of the nodes that have one in the inventory."""
 
@@ -34,17 +42,18 @@ class PublishedMap:
     settings: GatewaySettings
     addresses: Mapping[str, str | None]
 
-    def differences(self, store: Store) -> list[Difference]:
+    def stale(self, store: Store) -> Stale | None:
         """`stale-route`, or nothing: a map that only has an older generation number says the same."""
         there = current(self.path)
-        detail = self._what_is_wrong(there, self._text(store, there))
+        wanted = self._text(store, there)
+        detail = self._what_is_wrong(there, wanted)
         if detail is None:
-            return []
-        return [Difference(Kind.STALE_ROUTE, None, None, f"{self.path}: {detail}", "written anew; then reload Nginx")]
+            return None
+        fix = "written anew; then reload Nginx"
+        return Stale(Difference(Kind.STALE_ROUTE, None, None, f"{self.path}: {detail}", fix), wanted)
 
-    def write(self, store: Store) -> None:
-        """Write the map of the present placements. Raises what `nginx.check` and `newfile.replace_file` raise."""
-        text = self._text(store, current(self.path))
+    def write(self, text: str) -> None:
+        """Put the map in place of what is there. Raises what `nginx.check` and `newfile.replace_file` raise."""
         nginx.check(text, render_snippet(self.settings))
         replace_file(self.path, text)
 

@@ -95,7 +95,8 @@ class Reconciler:
         counted = {name: node.usage for name, node in before.nodes.items()}
         found = [d for d in found if d.kind is not Kind.WRONG_COUNT or _still(d, counted, view)]
         if self._published is not None:
-            found += self._published.differences(world.store)
+            stale = self._published.stale(world.store)
+            found += [stale.difference] if stale is not None else []
         found += left
         concerned = busy if self._users is None else busy & set(self._users)
         return Picture(tuple(found), tuple(sorted(concerned)))
@@ -200,6 +201,8 @@ class Reconciler:
 
     def _new_conflicts(self, picture: Picture) -> list[Difference]:
         """What came out while files on a node that failed were put aside: nobody should hear of it a run later."""
+        if not any(difference.kind in (Kind.RETURNED, Kind.LEFT_COPY) for difference in picture.differences):
+            return []
         view = self._snapshot()
         users = sorted({left.user for left in view.left if self._users is None or left.user in self._users})
         found = [difference for user in users for difference in conflicts(user, view)]
@@ -207,6 +210,8 @@ class Reconciler:
 
     def _readmit(self, difference: Difference) -> Repair:
         """The node as it must be before it may be used again; its users were looked after."""
+        if not difference.safe:
+            return Repair(difference)
         asked = Readmission(difference.node or "", verb="reconcile", request_id=self._request_id)
         try:
             readmit(self._world, asked)
@@ -216,14 +221,14 @@ class Reconciler:
 
     def _publish(self, published: PublishedMap) -> Repair | None:
         """The map as it must be after all repairs."""
-        stale = published.differences(self._world.store)
-        if not stale:
+        stale = published.stale(self._world.store)
+        if stale is None:
             return None
         try:
-            published.write(self._world.store)
+            published.write(stale.wanted)
         except WsctlError as error:
-            return Repair(stale[0], error=error)
-        return Repair(stale[0], repaired=True)
+            return Repair(stale.difference, error=error)
+        return Repair(stale.difference, repaired=True)
 
 
 _WHAT = {Kind.STALE_ROUTE: "the map", Kind.LEFT_LEASE: "nobody", Kind.LEFT_REQUEST: "several users"}

@@ -153,7 +153,7 @@ def _with_times(value: Any) -> Any:
         return value
     return {
         name: datetime.fromisoformat(item)
-        if (name == "at" or name.endswith(("_at", "as_of"))) and isinstance(item, str)
+        if (name == "at" or name.endswith(("_at", "as_of", "_until"))) and isinstance(item, str)
         else _with_times(item)
         for name, item in value.items()
     }

@@ -19,8 +19,8 @@ TELL_S = 60.0
 """How far this machine's clock may be off before an operator is told."""
 
 
-def _elapsed() -> float:
-    """Seconds that nobody can set, also counted while the machine sleeps."""
+def boot_clock() -> float:
+    """Seconds since boot, time asleep included; nobody can set them."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -33,7 +33,7 @@ class SharedClock:
         ask: Callable[[], datetime],
         local: Clock,
         tell: Callable[[str], None],
-        elapsed: Callable[[], float] = _elapsed,
+        elapsed: Callable[[], float] = boot_clock,
     ) -> None:
         self._ask = ask
         self._local = local

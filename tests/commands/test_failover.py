@@ -306,6 +306,17 @@ def test_a_node_that_is_back_is_fenced_then_cordoned(spared: Desk) -> None:
     assert spared.sql("SELECT * FROM left_files") == []
 
 
+def test_who_is_asked_about_one_user_lets_no_node_back_in(spared: Desk) -> None:
+    dead = failed_over(spared)
+    ran = spared("reconcile", "--user", "nobody", "-o", "json")
+    (item,) = ran.items
+    assert (ran.code, item["kind"], item["node"], item["repaired"]) == (9, "returned", dead, False)
+    assert item["fix"] == f"wsctl node uncordon {dead}"
+    assert spared.fleet[dead].held("ws-u-alice").state == "running"
+    assert spared.sql("SELECT state FROM node_marks WHERE node = ?", dead) == [("down",)]
+    assert ("returned", None, True) in kinds(spared)
+
+
 def test_newer_files_are_kept_and_told_until_somebody_settles_it(spared: Desk) -> None:
     spared.reached.trees.write("alice", "newer than the copy")
     dead = spared.home("alice")

@@ -430,3 +430,8 @@ def test_a_request_that_somebody_works_on_or_that_failed_is_no_difference(desk: 
     desk.sql("DELETE FROM requests")
     assert desk("place", "alice", "--class", "nowhere", "--request-id", "r2").code != 0
     assert desk.ok("reconcile", "-o", "json").items == []
+
+
+def test_a_rehearsal_makes_no_state_database(desk: Desk) -> None:
+    assert desk.ok("reconcile", "-n", "-o", "json").items == []
+    assert not desk.state.exists()

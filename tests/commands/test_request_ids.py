@@ -88,3 +88,9 @@ def test_how_long_an_id_is_kept_is_the_inventorys(alice: Desk) -> None:
     alice.ok("place", "bob", "--request-id", "r-1")
     alice.clock.sleep(3601)
     assert alice.ok("stop", "bob", "--request-id", "r-1", "-o", "json").json["action"] == "stopped"
+
+
+def test_a_time_until_which_somebody_is_kept_reads_the_same_again(alice: Desk) -> None:
+    argv = ["touch", "alice", "--until", "2h", "--request-id", "r-1", "-o", "json"]
+    first = alice.ok(*argv).json
+    assert alice.ok(*argv).json == first

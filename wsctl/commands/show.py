@@ -84,12 +84,12 @@ def show(app: App, user: UserArg) -> None:
 
 
 def _unknown(app: App, user: str) -> NotFound:
-    home = app.store_for_reading.homes().get(user)
+    home = app.store_for_reading.home(user)
     if home is not None:
         return NotFound(
-            f"user {user} has no placement; their files are on {home}",
+            f"user {user} has no placement; their files are on {home.node}",
             hint=f"wsctl place {user}   # starts there; or: wsctl rm {user} --purge-data",
-            details={"user": user, "home": home},
+            details={"user": user, "home": home.node},
         )
     return NotFound(f"user {user} has no placement", hint=f"wsctl place {user}", details={"user": user})
 

@@ -4,7 +4,8 @@ Responsible for: `ports.HeldLeases`, the same for every backend, and the one thr
 taking leases (`leases`) or keeping them (`backend`).
 
 A lease counts as ours until `ttl_s` after the *sending* of the last request that was answered with yes, by a clock
-that runs on while the machine sleeps. So we stop before anybody else can start, whatever happens to the backend.
+that runs on while the machine sleeps: a laptop that was closed must not believe its leases. So we stop before anybody
+else can start, whatever happens to the backend.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import Generic, Protocol, Self, TypeVar
 
 from wsctl.coordination.backend import LeaseBackend
 from wsctl.errors import BackendError, LeaseLost
+from wsctl.sharedclock import boot_clock
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +27,6 @@ CHECK_EVERY_S = 0.5
 
 
 _CLOSE_WAIT_S = 1.0
-
-
-def boot_clock() -> float:
-    """Seconds since boot, time asleep included: a laptop that was closed must not believe its leases."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Held:

@@ -15,10 +15,11 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 from wsctl.coordination.backend import LeaseBackend
-from wsctl.coordination.held import CHECK_EVERY_S, Held, NothingHeld, Renewer, boot_clock
+from wsctl.coordination.held import CHECK_EVERY_S, Held, NothingHeld, Renewer
 from wsctl.errors import LeaseHeld, WsctlError
 from wsctl.model import LeaseInfo
 from wsctl.ports import HeldLeases
+from wsctl.sharedclock import boot_clock
 
 _POLL_S = (0.05, 0.2)
 

@@ -23,7 +23,7 @@ def differences(
     leave_out: Collection[str] = (),
 ) -> list[Difference]:
     """What is wrong: users first, sorted, then rows and nodes. `users` limits it (counters are everybody's, and left
-    out then); nothing is said of the users in `leave_out`.
+    out then, and so is letting a node back in: it is only told); nothing is said of the users in `leave_out`.
     """
     claims = all_claims(view, rules.adopt)
     left = {*(c.user for c in view.kept), *(c.user for c in view.standbys), *(c.user for c in view.left)}
@@ -35,7 +35,7 @@ def differences(
         for difference in examine(user, spec(user, view), view, claims.get(user, ()), rules).differences
     ]
     found += damaged_rows(view, users)
-    found += unreachable(view)
+    found += unreachable(view, users)
     if users is None:
         found += _nobodys(view) + wrong_counts(view)
     return found
@@ -57,12 +57,12 @@ def damaged_rows(view: ClusterView, users: Collection[str] | None = None) -> lis
     ]
 
 
-def unreachable(view: ClusterView) -> list[Difference]:
+def unreachable(view: ClusterView, users: Collection[str] | None = None) -> list[Difference]:
     """Nodes of which nothing is known: nobody on them was compared."""
     found = []
     for name, node in view.nodes.items():
         if node.mark.state is NodeState.DOWN and node.reachable:
-            found.append(returned(name))
+            found.append(returned(name, safe=users is None))
             continue
         if node.mark.state is NodeState.DOWN:
             why = f"marked down{f': {node.mark.reason}' if node.mark.reason else ''}"
@@ -75,10 +75,13 @@ def unreachable(view: ClusterView) -> list[Difference]:
     return found
 
 
-def returned(name: str) -> Difference:
-    """A node that is marked down and answers again."""
-    fix = f"what is stale there is put aside, then it is cordoned: wsctl node uncordon {name}   # lets new users on it"
-    return Difference(Kind.RETURNED, None, name, "was given up as dead, and answers again", fix)
+def returned(name: str, *, safe: bool) -> Difference:
+    """A node that is marked down and answers again. Letting it in concerns all who were on it, so it is `safe` only
+    for who was asked about everybody."""
+    fix = f"wsctl node uncordon {name}"
+    if safe:
+        fix = f"what is stale there is put aside, then it is cordoned: {fix}   # lets new users on it"
+    return Difference(Kind.RETURNED, None, name, "was given up as dead, and answers again", fix, safe)
 
 
 def wrong_counts(view: ClusterView) -> list[Difference]:

@@ -36,13 +36,11 @@ class ReportRows(ClusterRows):
         where = "WHERE cluster = ? AND node = ? AND kind = ?"
 
         def work(session: Session) -> None:
-            select = (
-                f"SELECT count, expires_at > {dialect.now}, {dialect.now} FROM node_reports {where}{dialect.locked}"
-            )
+            select = f"SELECT count, expires_at > {dialect.now} FROM node_reports {where}{dialect.locked}"
             found = session.query(select, which)
-            (now,) = session.query(f"SELECT {dialect.now}")[0]
             seen = None
             if seen_s is not None:
+                (now,) = session.query(f"SELECT {dialect.now}")[0]
                 seen = dialect.encode_time(dialect.decode_time(now) - timedelta(seconds=seen_s))
             if not found:
                 columns = "cluster, node, kind, count, reason, seen_at, reported_at, expires_at"
