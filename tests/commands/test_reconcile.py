@@ -14,6 +14,7 @@ from tests.builders import CLUSTER
 from tests.commands.conftest import INVENTORY, Desk
 from wsctl.errors import EngineError
 from wsctl.store.sqlite import DIALECT
+from wsctl.store.store import SqlStore
 
 FIELDS = {"kind", "user", "node", "detail", "fix", "repaired"}
 
@@ -435,3 +436,30 @@ def test_a_request_that_somebody_works_on_or_that_failed_is_no_difference(desk: 
 def test_a_rehearsal_makes_no_state_database(desk: Desk) -> None:
     assert desk.ok("reconcile", "-n", "-o", "json").items == []
     assert not desk.state.exists()
+
+
+def count(desk: Desk, cls: type, name: str) -> list[object]:
+    """A list that grows with each call of the method."""
+    real, calls = getattr(cls, name), list[object]()
+
+    def counted(self: object, *args: object, **more: object) -> object:
+        calls.append((args, more))
+        return real(self, *args, **more)
+
+    desk.patch.setattr(cls, name, counted)
+    return calls
+
+
+def test_each_request_that_was_cut_off_is_looked_at_alone(desk: Desk) -> None:
+    users = [f"u{number}" for number in range(5)]
+    for user in users:
+        cut_off(desk, f"r-{user}", user)
+    asked = count(desk, SqlStore, "audit")
+    assert len(desk.ok("reconcile", "-o", "json").items) == len(users)
+    assert len(asked) == 3 * len(users), "found, looked at again, ended"
+
+
+def test_nothing_is_read_once_more_when_no_files_were_put_aside(team: Desk) -> None:
+    asked = count(team, SqlStore, "left_files")
+    assert team("reconcile").code == 0
+    assert len(asked) == 2, "before the nodes were asked, and after"
