@@ -13,15 +13,14 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from wsctl import observe
-from wsctl.errors import LeaseHeld, NodeUnreachable, PlanChanged
+from wsctl.errors import LeaseHeld, NodeUnreachable, PlanChanged, Refused
 from wsctl.idleness import Idleness
-from wsctl.knowledge import Knowledge
-from wsctl.model import ClusterView, NodeState
+from wsctl.knowledge import answered
+from wsctl.model import ClusterView, Container, NodeState
 from wsctl.mover import Errand, Fate, Moved, Mover, Rules
 from wsctl.moving import CopyState, KeptCopy
 from wsctl.planner.decision import Decision
 from wsctl.planner.drain import (
-    Leftover,
     leftovers,
     may_drain,
     no_room,
@@ -38,6 +37,9 @@ from wsctl.workflow import Operation, Options, Outcome, Workflow, World
 VERB = "node drain"
 ROUNDS = 3
 """How often those are tried again who came meanwhile, or on whom somebody else was acting."""
+
+Silence = NodeUnreachable | Refused
+"""Why a node can't be asked: it doesn't answer, or is marked down, which `watch` may do at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +73,14 @@ class Prospect:
 class Drained:
     """What a run led to. `arriving` are being moved to the node by others, `leftovers` run there and belong nowhere,
     `kept` are copies of those who left, `homes` users without a placement whose files are there. `silent`: the node
-    didn't answer in the end, so what runs on it isn't known."""
+    didn't answer in the end, or was marked down and not asked, so what runs on it isn't known."""
 
     moved: tuple[Moved, ...]
     arriving: tuple[str, ...] = ()
-    leftovers: tuple[Leftover, ...] = ()
+    leftovers: tuple[Container, ...] = ()
     kept: tuple[KeptCopy, ...] = ()
     homes: tuple[str, ...] = ()
-    silent: NodeUnreachable | None = None
-
-    @property
-    def left(self) -> tuple[Moved, ...]:
-        """Those who are still on the node."""
-        return tuple(one for one in self.moved if one.fate not in (Fate.MOVED, Fate.GONE))
-
-    @property
-    def is_empty(self) -> bool:
-        """Nobody is placed there, on the way there, or runs there."""
-        return not (self.left or self.arriving or self.leftovers or self.silent)
+    silent: Silence | None = None
 
 
 @dataclass
@@ -105,12 +97,10 @@ class Drainer:
     _busy: dict[str, str] = field(default_factory=dict)
 
     def look(self) -> Prospect:
-        """Ask all nodes, and decide. Raises `NodeUnreachable` if the node itself doesn't answer."""
+        """Ask all nodes, and decide. Raises `NodeUnreachable` if the node itself doesn't answer, `Refused` if it is
+        marked down."""
         options = self.options
         view = self._view(None)
-        refusal = may_drain(options.node, view)
-        if refusal is not None:
-            raise refusal
         here = [user for user, placement in view.placements.items() if placement.node == options.node]
         busy = options.idleness.busy(view, here) if options.idleness is not None else {}
         rules = options.rules
@@ -143,13 +133,14 @@ class Drainer:
     # ---- how
 
     def _view(self, names: Sequence[str] | None) -> ClusterView:
-        """The state, with the answers of these nodes (None: of all) in it."""
+        """The state, with the answers of these nodes (None: of all) in it. Raises what `look` does."""
         world = self.world
         view = observe.snapshot(world.cluster, world.nodes, world.store)
+        refusal = may_drain(self.options.node, view)
+        if refusal is not None:
+            raise refusal
         images = {spec.image for spec in world.classes.values()}
-        knowledge = Knowledge(world.engines, images, world.warm)
-        knowledge.ask(view, view.nodes if names is None else names)
-        view = knowledge.applied_to(view)
+        view = answered(view, view.nodes if names is None else names, world.engines, images, world.warm)
         node = view.nodes[self.options.node]
         if node.reachable is False:
             raise NodeUnreachable(
@@ -173,7 +164,7 @@ class Drainer:
         if outcome.error is not None:
             raise outcome.error
 
-    def _rounds(self, prospect: Prospect) -> NodeUnreachable | None:
+    def _rounds(self, prospect: Prospect) -> Silence | None:
         """Move everybody, then those who came meanwhile or couldn't be had; why the node can't be asked any more."""
         deadline_s = self.options.deadline_s
         deadline = None if deadline_s is None else self.world.clock.now() + timedelta(seconds=deadline_s)
@@ -187,7 +178,7 @@ class Drainer:
                 return None
             try:
                 prospect = self.look()
-            except NodeUnreachable as error:
+            except (NodeUnreachable, Refused) as error:
                 return error
         return None
 
@@ -236,20 +227,28 @@ class Drainer:
         """Whether the user was left where they are because they work."""
         return user in self._busy
 
-    def _end(self, silent: NodeUnreachable | None) -> Drained:
+    def _end(self, silent: Silence | None) -> Drained:
         """Look once more: done is what is seen to be done."""
         node, store = self.options.node, self.world.store
         if silent is None:
             try:
                 view = self._view([node])
-            except NodeUnreachable as error:
+            except (NodeUnreachable, Refused) as error:
                 silent = error
         if silent is not None:
             view = observe.snapshot(self.world.cluster, self.world.nodes, store)
-        for user in who_leaves(node, view):
+        here = who_leaves(node, view)
+        for user in here:
             known = self._moved.get(user)
             if known is None or known.fate in (Fate.MOVED, Fate.GONE):
                 self._take([Moved(Errand(user, node), Fate.LATE, "came while the others were being moved")])
+        self._take(
+            [
+                Moved(known.errand, Fate.GONE)
+                for user, known in self._moved.items()
+                if user not in here and known.fate is not Fate.MOVED and not _has_failed(known)
+            ]
+        )
         return Drained(
             tuple(self._moved[user] for user in sorted(self._moved)),
             who_arrives(node, view),
@@ -260,3 +259,10 @@ class Drainer:
             tuple(sorted(user for user, home in view.homes.items() if home == node)),
             silent,
         )
+
+
+def _has_failed(moved: Moved) -> bool:
+    """Whether the move itself went wrong: that is to be told, wherever the user is by now. That somebody else was at
+    it, or that it never began, is over once the user is gone."""
+    error = moved.outcome.error if moved.outcome is not None else None
+    return moved.fate is Fate.FAILED and error is not None and not isinstance(error, LeaseHeld)

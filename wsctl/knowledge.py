@@ -32,6 +32,19 @@ def is_unasked(view: ClusterView, node: str) -> bool:
     return known is not None and known.reachable is None and known.mark.state is not NodeState.DOWN
 
 
+def answered(
+    view: ClusterView,
+    names: Iterable[str],
+    engines: EngineFactory,
+    images: Collection[str],
+    warm: Callable[[Iterable[str]], None],
+) -> ClusterView:
+    """The view with what these nodes answer in it, for those who look only once."""
+    knowledge = Knowledge(engines, images, warm)
+    knowledge.ask(view, names)
+    return knowledge.applied_to(view)
+
+
 @dataclass
 class Knowledge:
     """`images` are those whose presence matters; `warm` begins to connect to nodes in the background."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from wsctl import observe
 from wsctl.errors import PlanChanged
 from wsctl.idleness import Idleness
-from wsctl.knowledge import Knowledge
+from wsctl.knowledge import answered
 from wsctl.model import ClusterView, PlacementState
 from wsctl.mover import Errand, Moved, Mover, Rules
 from wsctl.planner.balance import By, loads_of
@@ -62,9 +62,7 @@ class Rebalancer:
         world, options = self.world, self.options
         view = observe.snapshot(world.cluster, world.nodes, world.store)
         images = {spec.image for spec in world.classes.values()}
-        knowledge = Knowledge(world.engines, images, world.warm)
-        knowledge.ask(view, view.nodes)
-        view = knowledge.applied_to(view)
+        view = answered(view, view.nodes, world.engines, images, world.warm)
         self.midway = tuple(sorted(view.moves))
         users = [user for user, one in view.placements.items() if one.state is not PlacementState.STOPPED]
         busy = options.idleness.busy(view, users, thorough=False)

@@ -356,3 +356,34 @@ def test_refusals(desk: Desk, argv: list[str], code: int) -> None:
 def test_an_empty_node_is_only_marked(desk: Desk) -> None:
     assert desk.ok("node", "drain", "n3", "-o", "json").items == []
     assert nodes(desk)["n3"]["state"] == "draining"
+
+
+def test_a_node_that_is_marked_down_meanwhile(full: Desk) -> None:
+    """What was done is told, and nobody calls a node empty that wasn't asked."""
+    full.reached.trees.on_copy = lambda user: full.sql("UPDATE node_marks SET state = 'down' WHERE node = 'n1'")
+    ran = full("node", "drain", "n1", "--yes", "--parallel", "1", "-o", "json")
+    assert ran.code == 9, ran.err
+    (moved,) = [user for user, node in placed(full).items() if node != "n1"]
+    late = {user: "moved" if user == moved else "late" for user in USERS}
+    assert verdicts(ran.items) == {**late, None: "unknown"}
+    assert ran.items[-1]["reason"] == "n1 is marked down: nothing can be brought away from it"
+    ran = full("node", "drain", "n1", "--yes", "-o", "json")
+    assert (ran.code, ran.error["code"]) == (5, "refused")
+
+
+def test_marked_down_before_the_last_look(full: Desk) -> None:
+    full.ok("rm", *USERS[1:], "--yes")
+    full.reached.trees.on_copy = lambda user: full.sql("UPDATE node_marks SET state = 'down' WHERE node = 'n1'")
+    ran = full("node", "drain", "n1", "--yes", "-o", "json")
+    assert (ran.code, verdicts(ran.items)) == (9, {"alice": "moved", None: "unknown"})
+    assert "is empty" not in ran.err
+
+
+def test_who_is_gone_meanwhile_is_not_left(full: Desk) -> None:
+    """Somebody else was acting on bob: they removed him."""
+    full.ok("stop", "bob")
+    full.hold("user:bob", command="rm")
+    full.reached.trees.on_copy = lambda user: full.sql("DELETE FROM placements WHERE user = 'bob'")
+    ran = full("node", "drain", "n1", "--yes", "--wait", "0", "-o", "json")
+    assert ran.code == 0, ran.err
+    assert verdicts(ran.items) == {"alice": "moved", "bob": "gone", "carol": "moved", "dave": "moved"}

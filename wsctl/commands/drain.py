@@ -216,7 +216,7 @@ def _items(app: App, drainer: Drainer, drained: Drained) -> list[Item]:
         why = "a move is bringing them here: wsctl lease ls; if nobody is at it, wsctl reconcile"
         items.append(moves.item_of(user, node, "arriving", reason=why))
     for thing in drained.leftovers:
-        why = f"{thing.container.name} runs there and is in no placement there: wsctl reconcile"
+        why = f"{thing.name} runs there and is in no placement there: wsctl reconcile"
         items.append(moves.item_of(thing.user, node, "orphan", reason=why))
     if drained.silent is not None:
         items.append(moves.item_of(None, node, "unknown", reason=drained.silent.message))

@@ -7,9 +7,8 @@ them. Not responsible for: the steps of a move (`migrate`), who is idle (`idle`)
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
-from wsctl.errors import Refused, Unschedulable, WsctlError
+from wsctl.errors import Refused, Unschedulable
 from wsctl.model import ClusterView, Container, NodeState, Strategy, WorkspaceSpec
 from wsctl.moving import CopyState
 from wsctl.planner.decision import Decision
@@ -18,14 +17,6 @@ from wsctl.planner.relocation import Within, request_of, with_move
 from wsctl.scheduler import Batch
 
 SpecOf = Callable[[str, ClusterView], WorkspaceSpec]
-
-
-@dataclass(frozen=True, slots=True)
-class Leftover:
-    """Something of the cluster that still runs on a node, although nobody is placed there whose it is."""
-
-    container: Container
-    user: str | None
 
 
 def who_leaves(node: str, view: ClusterView) -> tuple[str, ...]:
@@ -42,18 +33,16 @@ def who_arrives(node: str, view: ClusterView) -> tuple[str, ...]:
     return tuple(sorted(user for user, move in view.moves.items() if move.target == node))
 
 
-def leftovers(node: str, view: ClusterView) -> tuple[Leftover, ...]:
+def leftovers(node: str, view: ClusterView) -> tuple[Container, ...]:
     """Containers of the cluster that run on the node and are in no placement there."""
     known = view.nodes[node]
     here = {user for user, placement in view.placements.items() if placement.node == node}
     return tuple(
-        Leftover(one, one.user)
-        for one in known.containers
-        if one.cluster == view.cluster and one.is_running and one.user not in here
+        one for one in known.containers if one.cluster == view.cluster and one.is_running and one.user not in here
     )
 
 
-def may_drain(node: str, view: ClusterView) -> WsctlError | None:
+def may_drain(node: str, view: ClusterView) -> Refused | None:
     """Why the node can't be drained at all; None if it can."""
     known = view.nodes[node]
     if known.mark.state is NodeState.DOWN:
