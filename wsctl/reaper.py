@@ -22,14 +22,15 @@ from wsctl.planner.decision import Decision
 from wsctl.planner.idle import IdleVerdict, Verdict, judge_idle
 from wsctl.planner.life import plan_keep, plan_stop
 from wsctl.transport.fanout import run as fan_out
-from wsctl.workflow import Operation, Options, Outcome, Workflow, World
+from wsctl.workflow import NO_DEADLINE_S, Operation, Options, Outcome, Workflow, World
 
 log = logging.getLogger(__name__)
 
 NOTICES_AT_ONCE = 8
 
 Notify = Callable[[Mapping[str, object]], None]
-"""Tells about one user who will be stopped. Raises `WsctlError` when it failed: then it counts as not given."""
+"""Tells about one user who will be stopped, within a time limit of its own. Raises `WsctlError` when it failed: then it
+counts as not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class ReapOptions:
     """`idle_s` overrides every limit that isn't never (seconds), `user_limits` are users' own; `users` limits the run;
     `limit` bounds how many are stopped; `dry_run` changes nothing, not even the recorded counters; `thorough` also asks
     the containers of those who can't be idle yet. With `notify`, users are told `notice_s` seconds before a stop.
+    `request_id` is recorded with what is done.
     """
 
     idle_s: float | None = None
@@ -47,6 +49,7 @@ class ReapOptions:
     limit: int | None = None
     notify: Notify | None = None
     notice_s: float = 600.0
+    request_id: str | None = None
 
 
 class Reaper:
@@ -84,7 +87,10 @@ class Reaper:
         if not idle:
             return verdicts
         operation = Operation("reap-idle", tuple(idle), self._decide_again, asks=True, last_look=self._last_look)
-        outcomes = {o.target: o for o in self._workflow.run(operation, Options(report=report))}
+        outcomes = {
+            o.target: o
+            for o in self._workflow.run(operation, Options(report=report, request_id=self._options.request_id))
+        }
         return [_with_outcome(item, outcomes.get(item.user)) for item in verdicts]
 
     def _flush(self) -> None:
@@ -146,7 +152,12 @@ class Reaper:
                 due = {
                     user: item for user, item in due.items() if user not in given or given[user].value != item.notice
                 }
-                results = fan_out(due, lambda user: notify(_message(due[user], seen.at)), parallel=NOTICES_AT_ONCE)
+                results = fan_out(
+                    due,
+                    lambda user: notify(_message(due[user], seen.at)),
+                    parallel=NOTICES_AT_ONCE,
+                    deadline_s=NO_DEADLINE_S,
+                )
                 heard = {user: due[user].notice or "" for user, result in results.items() if result is None}
                 store.set_notes(NOTICES, heard, self._world.clock.now())
         except LeaseHeld:

@@ -94,3 +94,9 @@ def test_a_time_until_which_somebody_is_kept_reads_the_same_again(alice: Desk) -
     argv = ["touch", "alice", "--until", "2h", "--request-id", "r-1", "-o", "json"]
     first = alice.ok(*argv).json
     assert alice.ok(*argv).json == first
+
+
+def test_who_reaped_by_a_request_is_in_the_audit(alice: Desk) -> None:
+    alice.ok("reap-idle", "--idle", "0", "--request-id", "r-1")
+    rows = alice.ok("audit", "--request-id", "r-1", "-o", "json").items
+    assert {(row["target"], row["verb"], row["action"]) for row in rows} == {("alice", "reap-idle", "stopped")}

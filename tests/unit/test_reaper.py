@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -498,3 +500,24 @@ def test_while_another_run_gives_notice_nobody_is_told_twice(site: Site) -> None
     with site.leases.acquire(["reap:notice"], command="reap-idle"):
         assert verdicts(site, notify=told) == {"alice": "kept", "bob": "kept"}
     assert told.users == []
+
+
+def test_a_hook_may_take_as_long_as_it_is_allowed_to(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its limit is its own: a notice that was given isn't given again because it took a while."""
+    passed = [0.0]
+    watch = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0], sleep=time.sleep)
+    monkeypatch.setattr("wsctl.transport.fanout.time", watch)
+    told: list[object] = []
+
+    def slow(message: Mapping[str, object]) -> None:
+        passed[0] += 40.0
+        time.sleep(0.7)  # whoever waits for us looks up meanwhile
+        told.append(message["user"])
+
+    site.clock.advance(HALF_HOUR)
+    assert verdicts(site, users=["alice"], notify=slow) == {"alice": "kept"}
+    monkeypatch.undo()
+    assert told == ["alice"]
+    site.clock.advance(600)
+    assert verdicts(site, users=["alice"], notify=slow) == {"alice": "stopped"}
+    assert told == ["alice"]

@@ -56,7 +56,7 @@ def reap_idle(
         if user:
             raise UsageError("--explain names the user itself", hint="wsctl reap-idle --explain alice")
         user, dry_run = None if explain == "all" else [explain], True
-    options = _options(app, idle, user, limit, dry_run=dry_run, thorough=explain is not None)
+    options = _options(app, idle, user, limit, request_id, dry_run=dry_run, thorough=explain is not None)
     world = app.world(dry_run=dry_run)
     now = world.clock.now()
     reaper = Reaper(world, options)
@@ -81,7 +81,14 @@ def reap_idle(
 
 
 def _options(
-    app: App, idle: str | None, users: list[str] | None, limit: int | None, *, dry_run: bool, thorough: bool
+    app: App,
+    idle: str | None,
+    users: list[str] | None,
+    limit: int | None,
+    request_id: str | None,
+    *,
+    dry_run: bool,
+    thorough: bool,
 ) -> ReapOptions:
     from wsctl.reaper import ReapOptions
 
@@ -94,6 +101,7 @@ def _options(
         limit=limit,
         notify=app.notify,
         notice_s=app.inventory.reap.notice_s,
+        request_id=request_id,
     )
 
 
