@@ -14,10 +14,10 @@ from wsctl import observe
 from wsctl.errors import PlanChanged
 from wsctl.idleness import Idleness
 from wsctl.knowledge import answered
-from wsctl.model import ClusterView, PlacementState
+from wsctl.model import ClusterView
 from wsctl.mover import Errand, Moved, Mover, Rules
 from wsctl.planner.balance import By, loads_of
-from wsctl.planner.rebalance import Balance, plan_rebalance
+from wsctl.planner.rebalance import Balance, is_even, plan_rebalance
 from wsctl.workflow import World
 
 VERB = "rebalance"
@@ -64,8 +64,9 @@ class Rebalancer:
         images = {spec.image for spec in world.classes.values()}
         view = answered(view, view.nodes, world.engines, images, world.warm)
         self.midway = tuple(sorted(view.moves))
-        users = [user for user, one in view.placements.items() if one.state is not PlacementState.STOPPED]
-        busy = options.idleness.busy(view, users, thorough=False)
+        # Most runs have nothing to do, and then it is of no use to look at everybody.
+        is_done = is_even(view, options.target, options.by)
+        busy = {} if is_done else options.idleness.busy(view, view.placements, thorough=False)
         return plan_rebalance(
             view,
             options.rules.spec_of,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.commands.conftest import Desk
+from tests.fakes import FakeCommands
 from wsctl.errors import FilesError, NodeUnreachable
 
 USERS = tuple(f"u{number}" for number in range(6))
@@ -136,3 +137,18 @@ def test_cordoned_and_silent_nodes_are_left_alone(lopsided: Desk) -> None:
 def test_refusals(desk: Desk, argv: list[str]) -> None:
     assert desk("rebalance", *argv).code == 2
     assert not desk.state.exists()
+
+
+def test_nobody_is_looked_at_when_there_is_nothing_to_do(lopsided: Desk) -> None:
+    def machine(name: str) -> FakeCommands:
+        looked.append(name)
+        return FakeCommands()
+
+    looked: list[str] = []
+    lopsided.ok("reap-idle")
+    lopsided.clock.advance(3600)  # type: ignore[union-attr]
+    lopsided.patch.setattr(lopsided.reached, "commands", machine)
+    lopsided.ok("rebalance", "--target", "60%", "--yes", "-o", "json")
+    assert looked == []
+    lopsided.ok("rebalance", "--yes", "-o", "json")
+    assert looked != []

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from math import comb
 
 from wsctl.model import ClusterView, WorkspaceSpec
-from wsctl.planner.balance import EPS, By, Kind, Scene, scene
+from wsctl.planner.balance import EPS, By, Kind, Scene, loads_of, scene
 
 TRIED = 16
 """Of the nodes with the least load, so many are looked at as targets of each move."""
@@ -70,6 +70,11 @@ class Balance:
 def spread(loads: Mapping[str, float]) -> float:
     """The difference between the highest and the lowest."""
     return max(loads.values()) - min(loads.values()) if loads else 0.0
+
+
+def is_even(view: ClusterView, target: float, by: By) -> bool:
+    """Whether the spread is within `target` as it is, so that there is nothing to do."""
+    return spread(loads_of(view, by)) <= target + EPS
 
 
 def plan_rebalance(
