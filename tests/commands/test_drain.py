@@ -88,9 +88,10 @@ def test_a_dry_run_says_what_there_is_to_copy_and_changes_nothing(full: Desk) ->
     assert ran.lines[0] == ["USER", "SOURCE", "TARGET", "VERDICT", "SIZE", "REASON"]
     assert {line[0]: line[3] for line in ran.lines[1:]} == dict.fromkeys(USERS, "would-move")
     assert "4 users, 17 B in 4 files; about 0 s, 4 at a time" in ran.err
-    items = full.ok("node", "drain", "n1", "-n", "-o", "json", "--bwlimit", "1").items
+    full.reached.trees.live[("n1", "alice")] = {"work": 1000 * "alice"}
+    items = full.ok("node", "drain", "n1", "-n", "-o", "json", "--bwlimit", "1k").items
     alice = next(item for item in items if item["user"] == "alice")
-    assert (alice["size_bytes"], alice["files"], alice["estimate_s"]) == (5, 1, 5.0)
+    assert (alice["size_bytes"], alice["files"], alice["estimate_s"]) == (5000, 1, 4.9)
     assert placed(full) == before
     assert full.effects() == {}
     assert nodes(full)["n1"]["state"] == "ready"
@@ -387,3 +388,11 @@ def test_who_is_gone_meanwhile_is_not_left(full: Desk) -> None:
     ran = full("node", "drain", "n1", "--yes", "--wait", "0", "-o", "json")
     assert ran.code == 0, ran.err
     assert verdicts(ran.items) == {"alice": "moved", "bob": "gone", "carol": "moved", "dave": "moved"}
+
+
+@pytest.mark.parametrize("least", ["0", "1023", "fast"])
+def test_a_limit_under_which_nothing_arrives_is_refused(full: Desk, least: str) -> None:
+    for more in ("--dry-run", "--yes"):
+        ran = full("node", "drain", "n1", more, "--bwlimit", least, "-o", "json")
+        assert (ran.code, ran.error["code"]) == (2, "usage")
+        assert "at least 1k" in ran.error["message"]

@@ -133,7 +133,7 @@ def test_moving_to_the_node_of_the_copy_ends_the_copy(spared: Desk) -> None:
 
 @pytest.mark.parametrize(
     ("argv", "code"),
-    [(["sync", "bob"], 4), (["sync", "alice"], 2), (["sync", "--bwlimit", "x"], 2), (["settle", "alice"], 4)],
+    [(["sync", "bob"], 4), (["sync", "alice"], 2), (["sync", "--bwlimit", "0"], 2), (["settle", "alice"], 4)],
 )
 def test_refusals_of_standby(alice: Desk, argv: list[str], code: int) -> None:
     ran = alice("standby", *argv)

@@ -65,6 +65,7 @@ def test_a_request_id_moves_once(alice: Desk) -> None:
     [
         (["--verify", "much"], 2),
         (["--bwlimit", "fast"], 2),
+        (["--bwlimit", "0"], 2),
         (["--keep", "long"], 2),
         (["--rollback", "--to", "n2"], 2),
         (["--rollback"], 4),

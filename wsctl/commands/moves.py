@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from wsctl.commands.options import seconds
+from wsctl.commands.options import rate, seconds
 from wsctl.context import App
 from wsctl.errors import NodeError, UsageError
 from wsctl.model import ClusterView, WorkspaceSpec
@@ -59,20 +59,9 @@ def how_of(app: App, verify: str | None, bwlimit: str | None, keep: str | None, 
     return How(
         usual.keep_s if keep is None else seconds(keep, "--keep"),
         usual.verify_full if verify is None else verify == "full",
-        usual.bandwidth if bwlimit is None else _size(bwlimit),
+        usual.bandwidth if bwlimit is None else rate(bwlimit, "--bwlimit"),
         usual.compress if compress is None else compress,
     )
-
-
-def _size(text: str | None) -> int | None:
-    from wsctl.inventory.scalars import parse_size
-
-    if text is None:
-        return None
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise UsageError(f"--bwlimit {text!r}: {error}", hint="for example --bwlimit 50m") from error
 
 
 def spec_of(app: App) -> Callable[[str, ClusterView], WorkspaceSpec]:

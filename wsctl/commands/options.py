@@ -89,6 +89,19 @@ def seconds(text: str, option: str) -> float:
         raise UsageError(f"{option} {text!r}: {error}", hint=f"for example {option} 30m") from error
 
 
+def rate(text: str, option: str) -> int:
+    """Bytes a second like `50m`, not fewer than the inventory takes. Raises `UsageError` naming the option."""
+    from wsctl.inventory.scalars import RATE
+
+    try:
+        return int(RATE.parse(text))
+    except ValueError as error:
+        said = f"{error}, " if str(error) else ""
+        raise UsageError(
+            f"{option} {text!r}: {said}expected {RATE.expected}", hint=f"for example {option} 50m"
+        ) from error
+
+
 def command(body: Callable[..., None]) -> Callable[..., None]:
     """Make a command of `body(app, …)`: adds -i, -o, -v and -q, opens the `App`, and closes it whatever happens."""
     hints = get_type_hints(body, include_extras=True)

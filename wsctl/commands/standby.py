@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsctl.commands.options import DryRunOpt, UserArg, YesOpt, check_users, command
+from wsctl.commands.options import DryRunOpt, UserArg, YesOpt, check_users, command, rate
 from wsctl.context import App
 from wsctl.errors import NotFound, PartialFailure, UsageError
 
@@ -55,7 +55,7 @@ def sync(
         check_users(users) if users else None,
         settings.every_s,
         parallel or settings.parallel,
-        _size(bwlimit) if bwlimit is not None else settings.bwlimit,
+        settings.bwlimit if bwlimit is None else rate(bwlimit, "--bwlimit"),
         dry_run,
     )
     for user in options.users or ():
@@ -210,12 +210,3 @@ def _view(app: App) -> ClusterView:
 
 def _age_s(as_of: datetime | None, now: datetime) -> float | None:
     return None if as_of is None else round((now - as_of).total_seconds(), 1)
-
-
-def _size(text: str) -> int:
-    from wsctl.inventory.scalars import parse_size
-
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise UsageError(f"--bwlimit {text!r}: {error}", hint="for example --bwlimit 50m") from error

@@ -7,7 +7,7 @@ that (`table`), nor for what is done (`wsctl.failover`, `wsctl.standby`).
 from __future__ import annotations
 
 from wsctl.inventory.kinds import Key, section
-from wsctl.inventory.scalars import choice, duration, number, size
+from wsctl.inventory.scalars import RATE, choice, duration, number
 from wsctl.standbys import DataLoss, FailoverPolicy
 
 FAILOVER = section(
@@ -24,5 +24,5 @@ FAILOVER = section(
     max_age=Key(duration("1h"), "Older standby copies count as none.", null="any age will do"),
     sync_every=Key(duration("5m"), "How old a standby copy gets before it is brought up to date.", "5m"),
     sync_parallel=Key(number(1, 64, "a number of copies"), "Copied at once by one run.", "2"),
-    sync_bwlimit=Key(size(1024), "Most bytes a second of one copying.", null="no limit"),
+    sync_bwlimit=Key(RATE, "Most bytes a second of one copying.", null="no limit"),
 )

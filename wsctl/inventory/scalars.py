@@ -138,6 +138,10 @@ def size_text(count: int) -> str:
     return str(count)
 
 
+RATE = size(1024)
+"""The kind of a number of bytes a second. Less isn't meant: nothing would ever arrive."""
+
+
 def parse_duration(text: str) -> float:
     """`30s`, `1h30m`, `2d`, `500ms` as seconds. A bare number is refused: nobody knows its unit."""
     if re.fullmatch(r"[0-9]+(:[0-9]+)+", text):
