@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from tests.commands.conftest import Desk
+from tests.commands.conftest import INVENTORY, Desk
 
 ONCE = {
     "place": ["place", "bob"],
@@ -100,3 +102,12 @@ def test_who_reaped_by_a_request_is_in_the_audit(alice: Desk) -> None:
     alice.ok("reap-idle", "--idle", "0", "--request-id", "r-1")
     rows = alice.ok("audit", "--request-id", "r-1", "-o", "json").items
     assert {(row["target"], row["verb"], row["action"]) for row in rows} == {("alice", "reap-idle", "stopped")}
+
+
+@pytest.mark.parametrize("argv", [["backup", "export", "alice", "--out", "a.tar"], ["render-gateway", "--apply"]])
+def test_wait_is_for_somebody_elses_request_too(alice: Desk, argv: list[str]) -> None:
+    alice.inventory(INVENTORY + "gateway: {hosts: {east: {address: local}}}\n")
+    alice.hold("request:r-9")
+    began = time.monotonic()
+    assert alice(*argv, "--request-id", "r-9", "--wait", "0").code == 6
+    assert time.monotonic() - began < 5

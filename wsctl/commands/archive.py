@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from wsctl.archive import Summary
     from wsctl.exchange import Exchange
 
+ToOpt = Annotated[str | None, typer.Option("--to", metavar="NODE", help="Where, for a user who has no files anywhere.")]
+ConfirmOpt = Annotated[
+    str | None,
+    typer.Option("--confirm", metavar="USER", help="Replace the files there are; the name, instead of typing it."),
+]
+
 
 @command
 def backup_export(
@@ -60,7 +66,7 @@ def backup_export(
         return [{**item, "size_bytes": done.size, "live": done.live, "changed": done.changed, "action": "exported"}]
 
     request = app.request(request_id, "backup export", [user], out=str(out), live=live)
-    (item,) = items_once(app.world(), request, export)
+    (item,) = items_once(app.world(wait_s=seconds(wait, "--wait")), request, export)
     app.out.record(item)
     if item["changed"]:
         app.out.warn(f"files of {user} changed while they were read: the archive may hold a mixture")
@@ -71,16 +77,11 @@ def restore_import(
     app: App,
     user: UserArg,
     source: FromOpt,
-    to: Annotated[
-        str | None, typer.Option("--to", metavar="NODE", help="Where, for a user who has no files anywhere.")
-    ] = None,
+    to: ToOpt = None,
     max_size: Annotated[
         str | None, typer.Option("--max-size", metavar="SIZE", help="Refuse an archive with more in it, such as 20g.")
     ] = None,
-    confirm: Annotated[
-        str | None,
-        typer.Option("--confirm", metavar="USER", help="Replace the files there are; the name, instead of typing it."),
-    ] = None,
+    confirm: ConfirmOpt = None,
     wait: WaitOpt = "10s",
     request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
@@ -97,9 +98,7 @@ def restore_import(
     """
     from wsctl.requests import items_once
 
-    (user,) = check_users([user])
-    if confirm is not None and confirm != user:
-        raise Refused(f"--confirm {confirm} isn't {user}; nothing was changed")
+    user = confirmed_user(user, confirm)
     with _opened(source) as file:
         summary, head = _checked(file, user, _limit(max_size))
         exchange = _exchange(app, "restore import", request_id, wait, dry_run=dry_run)
@@ -115,11 +114,8 @@ def restore_import(
             done = exchange.import_(user, file, node, summary, over=exists)
             return [{**item, "kept": done.kept, "action": "replaced" if done.kept else "imported"}]
 
-        if dry_run:
-            (item,) = bring()
-        else:
-            request = app.request(request_id, "restore import", [user], sha256=summary.sha256, to=to)
-            (item,) = items_once(app.world(), request, bring)
+        request = None if dry_run else app.request(request_id, "restore import", [user], sha256=summary.sha256, to=to)
+        (item,) = items_once(app.world(dry_run=dry_run, wait_s=seconds(wait, "--wait")), request, bring)
     app.out.record(item)
     if not dry_run:
         app.out.hint(f"wsctl place {user}")
@@ -164,6 +160,14 @@ def _checked(file: IO[bytes], user: str, limit: int) -> tuple[Summary, dict[str,
             hint="is it the right one?",
         )
     return summary, head
+
+
+def confirmed_user(user: str, confirm: str | None) -> str:
+    """The user, as a name that is one. Raises `Refused` if another one was confirmed."""
+    (user,) = check_users([user])
+    if confirm is not None and confirm != user:
+        raise Refused(f"--confirm {confirm} isn't {user}; nothing was changed")
+    return user
 
 
 def target_of(app: App, exchange: Exchange, user: str, to: str | None, head: dict[str, Any], again: str) -> str:

@@ -88,7 +88,8 @@ def run(
     def produce() -> list[dict[str, object]]:
         return _run(app, backups, chosen, live=live, parallel=parallel)
 
-    items = items_once(app.world(), request, produce, lambda found: all(one["error"] is None for one in found))
+    world = app.world(wait_s=seconds(wait, "--wait"))
+    items = items_once(world, request, produce, lambda found: all(one["error"] is None for one in found))
     failed = [one for one in items if one["error"] is not None]
     columns = [Column("user"), Column("node"), Column("action"), Column("files", right=True)]
     columns += [Column("content_bytes", "size", **_SIZE), Column("added_bytes", "added", **_SIZE)]  # type: ignore[arg-type]

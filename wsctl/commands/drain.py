@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wsctl.commands import moves
-from wsctl.commands.applying import AsItGoes, auto_apply
+from wsctl.commands.applying import auto_apply
 from wsctl.commands.node import NodeArg
 from wsctl.commands.options import DryRunOpt, RequestOpt, WaitOpt, YesOpt, command, seconds
 from wsctl.context import App
@@ -21,7 +21,6 @@ from wsctl.errors import PartialFailure, Unschedulable, UsageError
 if TYPE_CHECKING:
     from wsctl.drainer import Drained, Drainer, DrainOptions, Prospect
     from wsctl.moveports import Size
-    from wsctl.mover import Moved
     from wsctl.planner.migrate import How
     from wsctl.planner.relocation import Within
 
@@ -149,19 +148,15 @@ def _drainer(app: App, options: DrainOptions, parallel: int, wait: str, *, dry_r
 
 def _perform(app: App, options: DrainOptions, parallel: int, wait: str, *, yes: bool) -> list[Item]:
     from wsctl.drainer import Drainer
-    from wsctl.mover import Fate
 
     shown = None if yes else _asked(app, _drainer(app, options, parallel, wait), parallel)
-    with moves.Bars(app, f"draining {options.node}") as bar:
-        live = AsItGoes(app, "node drain")
-
-        def report(one: Moved) -> None:
-            if one.fate is Fate.MOVED:
-                live.changed()
-            bar.ended(one.errand.user)
-
-        world = app.world(parallel=parallel, wait_s=seconds(wait, "--wait"), told=bar.told, routed=live.changed)
-        drainer = Drainer(world, options, report, lambda users: moves.say_stopping(app, users), bar.begin)
+    with moves.under_way(app, "node drain", f"draining {options.node}", parallel, wait) as (
+        world,
+        report,
+        stopping,
+        begin,
+    ):
+        drainer = Drainer(world, options, report, stopping, begin)
         drained = drainer.run(shown)
     _say_files(app, options.node, drained)
     return _items(app, drainer, drained)

@@ -149,7 +149,11 @@ def _apply(app: App, options: ApplyOptions, request: Request | None) -> None:
         return [_item(one) for one in results]
 
     # Without an id nothing of the shared state is written, and a dry run doesn't even make the database.
-    items = produce() if request is None else items_once(app.world(), request, produce, lambda items: not failures)
+    items = (
+        produce()
+        if request is None
+        else items_once(app.world(wait_s=options.wait_s), request, produce, lambda items: not failures)
+    )
     columns = [Column("gateway"), Column("action")]
     columns += [Column(key, right=True) for key in ("generation", "routes", "reload_ms", "confirm_ms")]
     if len(items) > 1 or not failures:

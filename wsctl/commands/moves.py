@@ -5,8 +5,8 @@ Responsible for: their spelling and their form. Not responsible for: any of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wsctl.mover import Moved
     from wsctl.output import Column, Progress
     from wsctl.planner.migrate import How
+    from wsctl.workflow import World
 
 ASSUMED_BYTES_S = 100 * 1024 * 1024
 """What an estimate reckons with where no limit is given: a gigabit."""
@@ -162,6 +163,27 @@ class Bars:
         if self._bar is not None and part > shown:
             self._shown[user] = part
             self._bar.advance(part - shown)
+
+
+@contextmanager
+def under_way(
+    app: App, verb: str, label: str, parallel: int, wait: str
+) -> Iterator[tuple[World, Callable[[Moved], None], Callable[[Sequence[str]], None], Callable[[int], None]]]:
+    """A world whose moves are shown as a bar, with each who moved routed at once; and who wants to be told of each that
+    has ended, of a Ctrl-C, and of how many there are."""
+    from wsctl.commands.applying import AsItGoes
+    from wsctl.mover import Fate
+
+    with Bars(app, label) as bar:
+        live = AsItGoes(app, verb)
+
+        def report(one: Moved) -> None:
+            if one.fate is Fate.MOVED:
+                live.changed()
+            bar.ended(one.errand.user)
+
+        world = app.world(parallel=parallel, wait_s=seconds(wait, "--wait"), told=bar.told, routed=live.changed)
+        yield world, report, lambda users: say_stopping(app, users), bar.begin
 
 
 def say_stopping(app: App, users: Sequence[str]) -> None:

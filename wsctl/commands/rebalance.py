@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wsctl.commands import moves
-from wsctl.commands.applying import AsItGoes, auto_apply
+from wsctl.commands.applying import auto_apply
 from wsctl.commands.options import DryRunOpt, RequestOpt, WaitOpt, YesOpt, command, seconds
 from wsctl.context import App
 from wsctl.errors import PartialFailure, UsageError
 
 if TYPE_CHECKING:
     from wsctl.moveports import Size
-    from wsctl.mover import Moved
     from wsctl.planner.migrate import How
     from wsctl.planner.rebalance import Balance
     from wsctl.rebalancer import Rebalanced, RebalanceOptions, Rebalancer
@@ -125,20 +124,11 @@ def _rebalancer(app: App, options: RebalanceOptions, parallel: int, wait: str, *
 
 
 def _perform(app: App, options: RebalanceOptions, parallel: int, wait: str, *, yes: bool) -> dict[str, object]:
-    from wsctl.mover import Fate
     from wsctl.rebalancer import Rebalancer
 
     shown = None if yes else _asked(app, _rebalancer(app, options, parallel, wait), parallel)
-    with moves.Bars(app, "rebalancing") as bar:
-        live = AsItGoes(app, "rebalance")
-
-        def report(one: Moved) -> None:
-            if one.fate is Fate.MOVED:
-                live.changed()
-            bar.ended(one.errand.user)
-
-        world = app.world(parallel=parallel, wait_s=seconds(wait, "--wait"), told=bar.told, routed=live.changed)
-        rebalancer = Rebalancer(world, options, report, lambda users: moves.say_stopping(app, users), bar.begin)
+    with moves.under_way(app, "rebalance", "rebalancing", parallel, wait) as (world, report, stopping, begin):
+        rebalancer = Rebalancer(world, options, report, stopping, begin)
         done = rebalancer.run(shown)
     _say_midway(app, rebalancer)
     return _answer(done)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsctl.commands.archive import confirm_replacing, target_of
+from wsctl.commands.archive import ConfirmOpt, ToOpt, confirm_replacing, confirmed_user, target_of
 from wsctl.commands.backups import NodeOpt, SomeUsers, asked_nodes, home_of, known_users, open_backups
-from wsctl.commands.options import DryRunOpt, RequestOpt, UserArg, WaitOpt, YesOpt, check_users, command
+from wsctl.commands.options import DryRunOpt, RequestOpt, UserArg, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
 from wsctl.errors import NodeError, NotFound, PartialFailure, Refused, UsageError
 from wsctl.output import Column, ago
@@ -91,15 +91,10 @@ def verify(
 def restore_user(
     app: App,
     user: UserArg,
-    to: Annotated[
-        str | None, typer.Option("--to", metavar="NODE", help="Where, for a user who has no files anywhere.")
-    ] = None,
+    to: ToOpt = None,
     at: AtOpt = None,
     snapshot: SnapshotOpt = None,
-    confirm: Annotated[
-        str | None,
-        typer.Option("--confirm", metavar="USER", help="Replace the files there are; the name, instead of typing it."),
-    ] = None,
+    confirm: ConfirmOpt = None,
     wait: WaitOpt = "10s",
     request_id: RequestOpt = None,
     dry_run: DryRunOpt = False,
@@ -115,9 +110,7 @@ def restore_user(
     """
     from wsctl.requests import items_once
 
-    (user,) = check_users([user])
-    if confirm is not None and confirm != user:
-        raise Refused(f"--confirm {confirm} isn't {user}; nothing was changed")
+    user = confirmed_user(user, confirm)
     backups = open_backups(app, "restore", request_id, wait=wait, dry_run=dry_run)
     chosen = _chosen(app, backups.listing(asked_nodes(app, None)), user, at, snapshot)
 
@@ -134,11 +127,8 @@ def restore_user(
         kept = backups.restore(chosen, node, over=exists)
         return [{**item, "kept": kept, "action": "replaced" if kept else "restored"}]
 
-    if dry_run:
-        (item,) = bring()
-    else:
-        request = app.request(request_id, "restore", [user], snapshot=chosen.id, to=to)
-        (item,) = items_once(app.world(), request, bring)
+    request = None if dry_run else app.request(request_id, "restore", [user], snapshot=chosen.id, to=to)
+    (item,) = items_once(app.world(dry_run=dry_run, wait_s=seconds(wait, "--wait")), request, bring)
     app.out.record(item)
     if not dry_run:
         app.out.hint(f"wsctl place {user}")
