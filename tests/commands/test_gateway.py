@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tests.commands.conftest import INVENTORY, Desk
 from tests.gateways import KEY as GATEWAY_KEY
 from tests.gateways import FakeGateway
 from tests.rights import as_nobody
+from wsctl.endpoint import RouteServer
 from wsctl.errors import HostKeyError, NodeUnreachable
 from wsctl.livemap import parse_routes
 from wsctl.routes import is_intact, parse_header
@@ -422,3 +425,22 @@ def test_an_endpoint_that_cannot_be_is_refused(team: Desk, tmp_path: Path) -> No
     ):
         result = team("serve-routes", *words)
         assert (result.code, said in result.err) == (code, True), result.err
+
+
+def test_who_answers_for_months_collects_garbage(team: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def forever(server: RouteServer) -> None:
+        seen.append(gc.isenabled())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RouteServer, "serve_forever", forever)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    gc.disable()  # as the console script does
+    try:
+        result = team("serve-routes", "--listen", f"127.0.0.1:{free}")
+    finally:
+        gc.enable()
+    assert (result.code, seen) == (0, [True]), result.err

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.commands.conftest import INVENTORY, Desk
+from tests.fakes import FakeClock
+from wsctl.context import App
 
 
 def figures(text: str) -> dict[str, float]:
@@ -95,3 +98,11 @@ def test_prometheus_reads_it(desk: Desk) -> None:
         assert family.samples, family.name
     names = [family.name for family in families]
     assert len(set(names)) == len(names), "each family is there once"
+
+
+def test_ages_are_by_the_clock_that_they_were_recorded_with(desk: Desk) -> None:
+    """With MySQL that is the database's, whatever this machine's says."""
+    desk.ok("place", "alice")
+    recorded = desk.clock.now()
+    desk.patch.setattr(App, "clock_of", lambda app, store: FakeClock(recorded + timedelta(seconds=600)))
+    assert figures(desk.ok("metrics").out)['wsctl_last_activity_age_seconds{quantile="0"}'] == 600

@@ -42,17 +42,16 @@ def metrics(
       wsctl metrics --out /var/lib/wsctl/metrics/wsctl.prom
     """
     from wsctl import observe
-    from wsctl.knowledge import Knowledge
+    from wsctl.knowledge import answered
     from wsctl.metrics import Figures, render
     from wsctl.newfile import PUBLIC, replacing
 
-    clock, inventory = app.wiring.clock, app.inventory
+    store, inventory = app.store_for_reading, app.inventory
+    clock = app.clock_of(store)
     began = clock.now()
-    view = observe.snapshot(inventory.cluster, inventory.nodes, app.store_for_reading)
+    view = observe.snapshot(inventory.cluster, inventory.nodes, store)
     if probe:
-        knowledge = Knowledge(app.fleet.engine, (), app.fleet.warm)
-        knowledge.ask(view, view.nodes)
-        view = knowledge.applied_to(view)
+        view = answered(view, view.nodes, app.fleet.engine, (), app.fleet.warm)
     recorded, leases, now = app.activity_for_reading.recorded(), _leases(app), clock.now()
     figures = Figures(__version__, view, recorded, leases, now, (now - began).total_seconds())
     text = render(figures)

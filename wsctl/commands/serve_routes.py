@@ -37,9 +37,12 @@ def serve_routes(
     Example:
       wsctl serve-routes --key-file /etc/wsctl/token.key
     """
+    import gc
+
     from wsctl.endpoint import RouteBook, RouteServer
     from wsctl.routes import check_endpoint
 
+    gc.enable()  # a command does without; this one runs for months
     where = listen or app.inventory.gateway.endpoint
     try:
         check_endpoint(where)
