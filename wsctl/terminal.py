@@ -6,6 +6,7 @@ how the command was started (`transport.inside`).
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import select
@@ -13,22 +14,43 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 from wsctl.insideports import ExecSession
-from wsctl.text import clean as cleaned
+from wsctl.text import clean
 
 _CHUNK = 65536
 
 
-def write(stream: IO[str], data: bytes, *, clean: bool = False) -> None:
-    """Bytes to a text stream, at once and as they are; `clean`: on a terminal without its control characters."""
-    if clean and stream.isatty():
-        stream.write(cleaned(data.decode("utf-8", "replace"), keep="\n\t"))
-    else:
-        stream.buffer.write(data)  # type: ignore[attr-defined]
+def _write(stream: IO[str], data: bytes) -> None:
+    """Bytes to a text stream, at once and as they are."""
+    stream.buffer.write(data)  # type: ignore[attr-defined]
     stream.flush()
+
+
+def _ours(number: int) -> IO[str]:
+    return sys.stderr if number == 2 else sys.stdout
+
+
+def show(output: Iterable[tuple[int, bytes]]) -> None:
+    """Pass on what a command wrote to its stdout (1) and stderr (2), as it comes: on a terminal without its control
+    characters, else as it is."""
+    # A character may come in two pieces, and a piece of the other stream in between.
+    decoders = {number: codecs.getincrementaldecoder("utf-8")("replace") for number in (1, 2)}
+
+    def say(number: int, data: bytes, *, final: bool = False) -> None:
+        stream = _ours(number)
+        if stream.isatty():
+            stream.write(clean(decoders[number].decode(data, final), keep="\n\t"))
+            stream.flush()
+        else:
+            _write(stream, data)
+
+    for number, data in output:
+        say(number, data)
+    for number in decoders:
+        say(number, b"", final=True)
 
 
 def converse(session: ExecSession, *, tty: bool) -> int:
@@ -42,7 +64,7 @@ def converse(session: ExecSession, *, tty: bool) -> int:
                 stream, data = session.read()
                 if not data:
                     break
-                write(sys.stderr if stream == 2 else sys.stdout, data)
+                _write(_ours(stream), data)
         finally:
             os.close(done_writing)
             feeder.join(1.0)

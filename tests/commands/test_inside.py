@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.commands.conftest import Desk
+from tests.looking_in import FakeInside
 from wsctl.errors import NodeUnreachable
 
 
@@ -19,6 +20,14 @@ def test_output_goes_where_it_came_from(alice: Desk) -> None:
 def test_output_is_passed_on_byte_for_byte_into_a_pipe(alice: Desk) -> None:
     alice.fleet[alice.home("alice")].held("ws-u-alice").output = "\x1b[31mred\n"
     assert alice("logs", "alice").out == "\x1b[31mred\n"
+
+
+def test_a_character_that_comes_in_two_pieces_is_one_on_a_terminal(alice: Desk) -> None:
+    pieces = [(2, b"caf\xc3"), (1, b"x"), (2, b"\xa9 \x1b[31m"), (2, b"\xf0\x9f")]
+    alice.patch.setattr(FakeInside, "logs", lambda *_, **__: iter(pieces))
+    result = alice("logs", "alice", tty=True)
+    assert result.out == "x"
+    assert result.err == "caf\N{LATIN SMALL LETTER E WITH ACUTE} \\x1b[31m\N{REPLACEMENT CHARACTER}"
 
 
 def test_a_command_has_stdin_and_its_exit_code_is_ours(alice: Desk) -> None:

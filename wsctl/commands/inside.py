@@ -34,11 +34,10 @@ def logs(
     Example:
       wsctl logs alice --tail 100 -f
     """
-    from wsctl.terminal import write
+    from wsctl.terminal import show
 
     placement = _placed(app, user)
-    for stream, data in _inside(app, placement).logs(placement.container, tail=tail, follow=follow):
-        write(sys.stderr if stream == 2 else sys.stdout, data, clean=True)
+    show(_inside(app, placement).logs(placement.container, tail=tail, follow=follow))
 
 
 @command
