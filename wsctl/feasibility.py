@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from wsctl.model import Container, NodeState, NodeView, PullPolicy, Resources
+from wsctl.model import Container, NodeState, NodeView, PullPolicy, Resources, WorkspaceSpec
 from wsctl.reports import set_aside, suspicion
 from wsctl.text import human_bytes, human_cpus
 
@@ -25,6 +25,12 @@ class Request:
     pull: PullPolicy = PullPolicy.MISSING
     labels: Mapping[str, str] = field(default_factory=dict)
     workspace_class: str = "default"
+
+
+def request_for(user: str, spec: WorkspaceSpec, takes: Resources | None = None) -> Request:
+    """What the user needs of a node by their spec; `takes` instead of its resources."""
+    resources = spec.resources if takes is None else takes
+    return Request(user, resources, spec.image, spec.pull, spec.labels, spec.name)
 
 
 class ReasonKind(StrEnum):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from wsctl.feasibility import request_for
 from wsctl.model import ClusterView, Container, NodeView, PlacementState, PullPolicy, WorkspaceSpec
 from wsctl.plan import Claim, Reserve, Settle, Step
 from wsctl.planner.claims import Copy
 from wsctl.planner.decision import set_aside
 from wsctl.planner.difference import Difference, Kind
 from wsctl.planner.place import bring_up, create
-from wsctl.scheduler import Request, fits, next_port
+from wsctl.scheduler import fits, next_port
 
 CAUSE = "adopted"
 
@@ -78,7 +79,7 @@ def _why_not(user: str, spec: WorkspaceSpec, view: ClusterView, copy: Copy) -> t
 
 def _no_place(spec: WorkspaceSpec, node: NodeView, user: str) -> tuple[str, str] | None:
     name = node.node.name
-    reasons = [str(reason) for reason in fits(Request(user=user, resources=spec.resources, image=spec.image), node)]
+    reasons = [str(reason) for reason in fits(request_for(user, spec), node)]
     if node.usage.workspaces >= node.node.capacity.workspaces:
         reasons.insert(0, "it has all the workspaces that it may have")
     if reasons:

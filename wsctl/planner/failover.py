@@ -14,12 +14,13 @@ from datetime import datetime
 
 from wsctl.errors import NoCopy, NotFound, Unschedulable, WsctlError
 from wsctl.failsteps import PromoteStandby, RestoreBackup, TakeOver
+from wsctl.feasibility import request_for
 from wsctl.model import ClusterView, NodeView, Placement, PlacementState, Resources, WorkspaceSpec
 from wsctl.model import Strategy as StrategyName
 from wsctl.plan import Step, Work
 from wsctl.planner.decision import Decision, damaged_row, set_aside
 from wsctl.planner.place import bring_up, create, plan_start
-from wsctl.scheduler import Placed, Request, choose, explain
+from wsctl.scheduler import Placed, choose, explain
 from wsctl.standbys import Backup, DataLoss, FailoverRules, Standby
 from wsctl.text import human_duration
 
@@ -153,8 +154,7 @@ def _go_on(
 ) -> Decision:
     user, failed = placement.user, placement.node
     rests = placement.state in RESTS
-    takes = Resources(0, 0, 0) if rests else spec.resources
-    request = Request(user, takes, spec.image, spec.pull, spec.labels, spec.name)
+    request = request_for(user, spec, Resources(0, 0, 0) if rests else None)
     found = choose(request, replace(view, nodes=_candidates(user, failed, view, origin)), strategy)
     reasons = explain(found.candidates)
     if not isinstance(found, Placed):

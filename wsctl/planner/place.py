@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wsctl.errors import ImageMissing, Unschedulable, WsctlError
+from wsctl.feasibility import request_for
 from wsctl.model import Capacity, ClusterView, NodeState, Placement, PlacementState, PullPolicy, WorkspaceSpec
 from wsctl.model import Strategy as StrategyName
 from wsctl.plan import (
@@ -25,7 +26,7 @@ from wsctl.plan import (
     Work,
 )
 from wsctl.planner.decision import Decision, Located, damaged_row, locate, port_if_taken, set_aside
-from wsctl.scheduler import Placed, Request, choose, explain, fits
+from wsctl.scheduler import Placed, choose, explain, fits
 
 
 def plan_place(
@@ -41,7 +42,7 @@ def plan_place(
         return Decision(user, error=damaged_row(user, view))
     home = None if fresh else view.homes.get(user)
     candidates_view = view if home is None else _only_home(user, home, view)
-    found = choose(_request(user, spec), candidates_view, strategy)
+    found = choose(request_for(user, spec), candidates_view, strategy)
     reasons = explain(found.candidates)
     if not isinstance(found, Placed):
         hint = (
@@ -80,17 +81,6 @@ def plan_place(
 def plan_start(user: str, spec: WorkspaceSpec, view: ClusterView) -> Decision:
     """Start the workspace of a placed user on their node."""
     return _resume(user, spec, view, None)
-
-
-def _request(user: str, spec: WorkspaceSpec) -> Request:
-    return Request(
-        user=user,
-        resources=spec.resources,
-        image=spec.image,
-        pull=spec.pull,
-        labels=spec.labels,
-        workspace_class=spec.name,
-    )
 
 
 def _only_home(user: str, home: str, view: ClusterView) -> ClusterView:
@@ -137,7 +127,7 @@ def _no_room(user: str, spec: WorkspaceSpec, located: Located) -> Unschedulable 
     placement = located.placement
     if placement.state.holds_resources:
         return None
-    reasons = fits(replace(_request(user, spec), resources=placement.resources), located.view)
+    reasons = fits(request_for(user, spec, placement.resources), located.view)
     if not reasons:
         return None
     return Unschedulable(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from wsctl.feasibility import Request
+from wsctl.feasibility import Request, request_for
 from wsctl.model import ClusterView, NodeView, Placement, PlacementState, Resources, WorkspaceSpec
 from wsctl.moving import Move
 from wsctl.plan import BeginMove
@@ -41,8 +41,8 @@ class Within:
 
 def request_of(placement: Placement, spec: WorkspaceSpec) -> Request:
     """What a placed user needs of another node. One who is stopped takes a place and a port there, nothing more."""
-    takes = Resources(0, 0, 0) if placement.state is PlacementState.STOPPED else spec.resources
-    return Request(placement.user, takes, spec.image, spec.pull, spec.labels, spec.name)
+    takes = Resources(0, 0, 0) if placement.state is PlacementState.STOPPED else None
+    return request_for(placement.user, spec, takes)
 
 
 def begins(decision: Decision) -> BeginMove | None:

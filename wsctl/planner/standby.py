@@ -7,13 +7,14 @@ Responsible for: who wants one, the choice of its node, and the order of copying
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from wsctl.failsteps import DropStandby
+from wsctl.feasibility import request_for
 from wsctl.model import ClusterView, NodeState, NodeView, Placement, PlacementState, Resources, WorkspaceSpec
 from wsctl.model import Strategy as StrategyName
-from wsctl.scheduler import Candidate, Request, rank, tie_break
+from wsctl.scheduler import Candidate, rank, tie_break
 from wsctl.standbys import Standby
 
 ZONE = "zone"
@@ -112,9 +113,9 @@ def _ranked(
     user: str, spec: WorkspaceSpec, view: ClusterView, strategy: StrategyName, suits: set[str]
 ) -> list[Candidate]:
     """The nodes that could have the user: with room for them to run now, else with room for their files."""
-    request = Request(user, spec.resources, spec.image, spec.pull, spec.labels, spec.name)
-    for asked in (request, replace(request, resources=Resources(0, 0, 0))):
-        found = [one for one in rank(asked, view, strategy) if one.feasible and one.node in suits]
+    for takes in (None, Resources(0, 0, 0)):
+        ranked = rank(request_for(user, spec, takes), view, strategy)
+        found = [one for one in ranked if one.feasible and one.node in suits]
         if found:
             return found
     return []
