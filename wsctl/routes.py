@@ -123,7 +123,8 @@ class Route(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MapHeader:
-    """What a route map says about itself: its generation, how many routes it has, and the sha256 of its body."""
+    """What a route map says about itself: its generation, how many routes it has, and the sha256 of its body,
+    which is all but the generation: equal digests need no apply."""
 
     generation: int
     count: int
@@ -177,13 +178,6 @@ def _whole(body: str, generation: int, count: int, checksum: str) -> str:
         f'map "" $ws_map_generation {{ default "{generation}"; }}\n'
         f'map "" $ws_map_digest {{ default "{checksum}"; }}\n'
     )
-
-
-def digest(
-    routes: Iterable[Route], settings: GatewaySettings | None = None, states: Mapping[str, str] | None = None
-) -> str:
-    """The digest that `render_map` would write. It covers all but the generation: equal digests need no apply."""
-    return hashlib.sha256(_body(routes, settings or GatewaySettings(), states or {})[0].encode("ascii")).hexdigest()
 
 
 def parse_header(text: str) -> MapHeader | None:
