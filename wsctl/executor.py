@@ -225,7 +225,7 @@ class _Run:
     def _reserve(self, step: Reserve) -> None:
         wanted = Reservation(
             step.user, step.node, step.address, step.port, step.resources, step.capacity, step.workspace_class,
-            step.home,
+            step.home, step.only_ready,
         )  # fmt: skip
         result = self.executor.store.reserve(wanted, audit=self.entries)
         if isinstance(result, Conflict):

@@ -44,7 +44,7 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Reserve(Step):
     """Write the placement and take capacity and port, before anything exists on the node. `home` is the node that is
-    known to have the user's files."""
+    known to have the user's files. `only_ready`: not if the node is marked by then."""
 
     sign: ClassVar[str] = "+"
     verb: ClassVar[str] = "reserve"
@@ -54,6 +54,7 @@ class Reserve(Step):
     capacity: Capacity
     workspace_class: str
     home: str | None = None
+    only_ready: bool = False
 
     def text(self) -> str:
         return f"{self.user} on {self.node} port {self.port}"

@@ -136,7 +136,7 @@ class Engine(Protocol):
 @dataclass(frozen=True, slots=True)
 class Reservation:
     """A placement to be: who, where, and what it takes out of the node's `capacity`. `home` is the node that was known
-    to have the user's files when this was decided (None: none was)."""
+    to have the user's files when this was decided (None: none was). `only_ready`: not if the node is marked by now."""
 
     user: str
     node: str
@@ -146,6 +146,7 @@ class Reservation:
     capacity: Capacity
     workspace_class: str = "default"
     home: str | None = None
+    only_ready: bool = False
 
 
 class Store(MoveStore, StandbyStore, Protocol):
@@ -191,7 +192,7 @@ class Store(MoveStore, StandbyStore, Protocol):
         """Create the placement in state `reserved` and take capacity and port, in one transaction. Its generation and
         container_generation are 1; of a user who was removed, one more than the last they had: none is used twice.
         USER_EXISTS, PORT_TAKEN or NODE_FULL if that can't be; STALE if the user's files are known to be elsewhere than
-        this was decided on: they were placed and removed since."""
+        this was decided on: they were placed and removed since; NODE_MARKED if the node was to be ready and isn't."""
 
     def claim(
         self,

@@ -33,6 +33,7 @@ class Conflict(StrEnum):
     PORT_TAKEN = "port-taken"
     NODE_FULL = "node-full"
     STALE = "stale"
+    NODE_MARKED = "node-marked"
 
 
 class AuditKind(StrEnum):

@@ -49,6 +49,7 @@ CONFLICTS = {
     Conflict.PORT_TAKEN: "somebody else took the port first",
     Conflict.NODE_FULL: "somebody else took the last room",
     Conflict.STALE: "somebody placed and removed the user since",
+    Conflict.NODE_MARKED: "somebody cordoned it, is emptying it, or marked it down",
 }
 
 

@@ -22,6 +22,7 @@ from wsctl.ports import Conflict, Reservation
 from wsctl.records import Actor, AuditEntry, AuditKind
 from wsctl.signals import NetworkSample
 from wsctl.store import migrations, schema_status, upgrade
+from wsctl.store.audit_append import AuditAppender
 from wsctl.store.signals import note_subject
 from wsctl.store.store import SqlStore
 
@@ -101,6 +102,56 @@ def test_reserve_tells_why_not(store: SqlStore) -> None:
     assert store.reserve(want("carl", port=20002, capacity=full)) is Conflict.NODE_FULL
     assert store.reserve(want("alice", port=20002, capacity=full)) is Conflict.USER_EXISTS
     assert len(store.placements()) == 2
+
+
+@pytest.mark.parametrize("state", [NodeState.CORDONED, NodeState.DRAINING, NodeState.DOWN])
+def test_nobody_new_comes_onto_a_node_that_was_marked_since(store: SqlStore, state: NodeState) -> None:
+    placed(store.reserve(want("old")))
+    store.set_mark("n1", state, "", "ops")
+    assert store.reserve(want(port=20001, only_ready=True)) is Conflict.NODE_MARKED
+    assert (store.placement("alice"), store.audit()) == (None, [])
+    placed(store.reserve(want(port=20001, node="n2", only_ready=True)))
+    placed(store.reserve(want("adopted", port=20002)))
+    placed(store.claim("old", 1, S.STARTING, ROOM))
+    store.set_mark("n1", NodeState.READY, "", "ops")
+    placed(store.reserve(want("new", port=20003, only_ready=True)))
+
+
+@pytest.mark.parametrize("first", ["reserve", "mark"])
+def test_a_mark_and_a_reservation_wait_for_each_other(
+    store: SqlStore, place: Place, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Who has marked a node and looks sees everybody who comes: a reservation is done by then, or refused."""
+    placed(store.reserve(want("old")))
+    other, append = place.open(), AuditAppender.append
+    audit = [AuditEntry(AuditKind.DONE, "node drain", "n1", Actor("tests"), "op")]
+    answers: list[Placement | Conflict] = []
+    threads = {
+        "mark": threading.Thread(target=lambda: store.set_mark("n1", NodeState.DRAINING, "", "ops", audit=audit)),
+        "reserve": threading.Thread(target=lambda: answers.append(other.reserve(want(port=20001, only_ready=True)))),
+    }
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(log: AuditAppender, session: Any, entries: Any) -> None:
+        if threading.current_thread() is threads[first]:
+            begun.set()
+            assert go_on.wait(10)
+        append(log, session, entries)
+
+    monkeypatch.setattr(AuditAppender, "append", slow)
+    second = next(thread for name, thread in threads.items() if name != first)
+    threads[first].start()
+    assert begun.wait(10)
+    second.start()
+    second.join(0.2)
+    waited = second.is_alive()
+    go_on.set()
+    for thread in threads.values():
+        thread.join(10)
+        assert not thread.is_alive()
+    other.close()
+    assert waited
+    assert answers == [store.placement("alice") if first == "reserve" else Conflict.NODE_MARKED]
 
 
 @pytest.mark.parametrize("short", [{"workspaces": 2}, {"memory_bytes": 3 * (1 << 30) - 1}, {"cpus_milli": 1499}])

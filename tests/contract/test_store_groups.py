@@ -14,7 +14,7 @@ from places import Place
 
 from tests.contract.test_store_contract import ROOM, SMALL, counted, placed, want
 from wsctl.errors import BackendError
-from wsctl.model import Placement, PlacementState
+from wsctl.model import NodeState, Placement, PlacementState
 from wsctl.moving import Move
 from wsctl.ports import Conflict
 from wsctl.records import Actor, AuditEntry, AuditKind
@@ -124,7 +124,7 @@ def test_a_group_may_be_large(store: SqlStore, size: int) -> None:
     assert all(together(store, *settling(store, made)))
 
 
-@pytest.mark.parametrize("why", ["user", "port", "moving port", "twin", "home"])
+@pytest.mark.parametrize("why", ["user", "port", "moving port", "twin", "home", "mark"])
 def test_one_who_comes_too_late_harms_nobody(store: SqlStore, why: str) -> None:
     placed(store.reserve(want("there", port=21000)))
     bad = {
@@ -133,7 +133,10 @@ def test_one_who_comes_too_late_harms_nobody(store: SqlStore, why: str) -> None:
         "moving port": want("late", port=22000),
         "twin": want("a", port=21003),
         "home": want("there", node="n2", port=21004),
+        "mark": want("late", node="n3", port=21005, only_ready=True),
     }[why]
+    if why == "mark":
+        store.set_mark("n3", NodeState.DRAINING, "", "ops")
     if why == "home":
         assert store.release("there", 1, keep_home=True)
     if why == "moving port":
@@ -148,8 +151,8 @@ def test_one_who_comes_too_late_harms_nobody(store: SqlStore, why: str) -> None:
         assert Conflict.USER_EXISTS in (good[0], last)
         good = good[1:]
     else:
-        wanted = {"user": Conflict.USER_EXISTS, "home": Conflict.STALE}.get(why, Conflict.PORT_TAKEN)
-        assert last is wanted
+        others = {"user": Conflict.USER_EXISTS, "home": Conflict.STALE, "mark": Conflict.NODE_MARKED}
+        assert last is others.get(why, Conflict.PORT_TAKEN)
     assert all(isinstance(one, Placement) for one in good)
     assert sorted(row.entry.target for row in store.audit()) == ["a", "b", "c"], "nobody has rows for nothing"
 

@@ -122,6 +122,25 @@ def test_who_loses_many_races_is_placed_in_the_end(site: Site, monkeypatch: pyte
     invariants(site)
 
 
+def test_who_was_to_come_onto_a_node_that_is_marked_meanwhile_comes_onto_another(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve, marked = site.store.reserve, []
+
+    def late(wanted: Reservation, *, audit: Any = ()) -> Any:
+        if not marked:
+            marked.append(wanted.node)
+            site.store.set_mark(wanted.node, NodeState.DRAINING, "", "somebody else")
+        return reserve(wanted, audit=audit)
+
+    monkeypatch.setattr(site.store, "reserve", late)
+    outcome = one(site.run("place", "alice"))
+    assert (outcome.action, outcome.error, marked) == ("created", None, [BEST])
+    assert outcome.placement is not None
+    assert outcome.placement.node == SECOND
+    invariants(site)
+
+
 def test_many_users_ask_each_node_once_and_side_by_side(site: Site) -> None:
     together = threading.Barrier(len(NODES), timeout=20)
 

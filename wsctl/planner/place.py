@@ -69,6 +69,7 @@ def plan_place(
             capacity=node.node.capacity,
             workspace_class=spec.name,
             home=view.homes.get(user),
+            only_ready=True,
         )
     ]
     if leftover is not None:

@@ -22,7 +22,7 @@ from itertools import groupby
 from typing import Any
 
 from wsctl.errors import BackendError
-from wsctl.model import Capacity, Placement, PlacementState, Resources
+from wsctl.model import Capacity, NodeState, Placement, PlacementState, Resources
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import AuditEntry
 from wsctl.signals import Start
@@ -269,13 +269,18 @@ class GroupedRows(MoveRows):
         if not users:
             return {}
         sql = (
-            "SELECT p.user, p.generation, p.created_at, p.updated_at, h.node FROM placements p "
+            "SELECT p.user, p.generation, p.created_at, p.updated_at, h.node, m.state FROM placements p "
             "LEFT JOIN homes h ON h.cluster = p.cluster AND h.user = p.user "
+            "LEFT JOIN node_marks m ON m.cluster = p.cluster AND m.node = p.node "
             f"WHERE p.cluster = ? AND p.user IN ({marks(len(users))})"
         )
         found = {row[0]: row[1:] for row in session.query(sql, (self._cluster, *users))}
-        if len(found) != len(users) or any(found[wanted.user][-1] != wanted.home for wanted in all_wanted):
+        if len(found) != len(users):
             raise _Apart
+        for wanted in all_wanted:
+            *_, home, mark = found[wanted.user]
+            if home != wanted.home or (wanted.only_ready and mark not in (None, NodeState.READY)):
+                raise _Apart
         when, made = self._dialect.decode_time, [*map(_reserved, all_wanted), *map(_claimed, claims)]
         return {
             one.user: replace(
@@ -286,7 +291,7 @@ class GroupedRows(MoveRows):
                 updated_at=when(updated),
             )
             for one in made
-            for generation, created, updated, _ in (found[one.user],)
+            for generation, created, updated, *_ in (found[one.user],)
         }
 
 

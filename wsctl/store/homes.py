@@ -39,11 +39,13 @@ class HomeRows(ClusterRows):
 
     # how
 
-    def _home_node(self, session: Session, user: str) -> str | None:
-        """The node of the home. Nobody can move it any more once the transaction has written the user's placement;
-        before that, a release could be on its way."""
-        found = session.query("SELECT node FROM homes WHERE cluster = ? AND user = ?", (self._cluster, user))
-        return str(found[0][0]) if found else None
+    def _home_and_mark(self, session: Session, user: str, node: str) -> tuple[str | None, str | None]:
+        """The node of the user's home, and the mark of `node`. Nobody can move the home any more once the transaction
+        has written the user's placement (before that, a release could be on its way), nor mark the node once it has
+        locked the node's row."""
+        home = "SELECT node FROM homes WHERE cluster = ? AND user = ?"
+        mark = "SELECT state FROM node_marks WHERE cluster = ? AND node = ?"
+        return session.query(f"SELECT ({home}), ({mark})", (self._cluster, user, self._cluster, node))[0]
 
     def _forget_home(self, session: Session, user: str) -> None:
         session.execute("DELETE FROM homes WHERE cluster = ? AND user = ?", (self._cluster, user))

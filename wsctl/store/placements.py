@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from wsctl.errors import BackendError
-from wsctl.model import Capacity, DamagedPlacement, Placement, PlacementState, Resources, Usage
+from wsctl.model import Capacity, DamagedPlacement, NodeState, Placement, PlacementState, Resources, Usage
 from wsctl.moving import Home
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import AuditEntry
@@ -116,8 +116,11 @@ class PlacementRows(HomeRows):
             self._refuse_moving_port(session, wanted.node, wanted.port)
             self._insert(session, wanted)
             made = self._found(session, wanted.user)
-            if self._home_node(session, wanted.user) != wanted.home:
+            home, mark = self._home_and_mark(session, wanted.user, wanted.node)
+            if home != wanted.home:
                 raise Lost(Conflict.STALE)
+            if wanted.only_ready and mark not in (None, NodeState.READY):
+                raise Lost(Conflict.NODE_MARKED)
             self._log.append(session, audit)
             return made
 

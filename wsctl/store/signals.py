@@ -32,7 +32,11 @@ class SignalRows(ClusterRows):
         sql = self._dialect.upsert("node_marks", ["cluster", "node"], columns, stamp="changed_at")
         params = (self._cluster, node, state.value, clean(reason, 2000), clean(by, 200))
 
+        # Who reserves there holds the node's row: they are done before, or see the mark.
+        turn = f"SELECT 1 FROM node_usage WHERE cluster = ? AND node = ?{self._dialect.locked}"
+
         def work(session: Session) -> None:
+            session.query(turn, (self._cluster, node))
             session.execute(sql, params)
             if state is NodeState.READY:
                 session.execute("DELETE FROM node_reports WHERE cluster = ? AND node = ?", (self._cluster, node))
