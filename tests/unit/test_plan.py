@@ -81,7 +81,7 @@ def test_each_step_is_plain_json(step: Step) -> None:
 def test_values_that_are_not_plain_stay_out_of_json() -> None:
     assert STEPS[0][0].to_dict() == {
         "step": "reserve", "user": "alice", "node": "n1", "cause": "spread", "address": "10.0.0.11", "port": 20000,
-        "workspace_class": "default", "home": None,
+        "workspace_class": "default", "home": None, "only_ready": False,
     }  # fmt: skip
 
 
