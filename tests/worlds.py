@@ -275,7 +275,7 @@ class Commands:
         return fail_over(self.world, Failover(node, rules, Strategy.SPREAD))
 
     def readmit(self, node: str) -> list[Outcome]:
-        return readmit(self.world, Readmission(node))
+        return readmit(self.world, Readmission(node)).users
 
     def cordon(self, *nodes: str, **options: Any) -> list[Outcome]:
         def decide(name: str, view: ClusterView) -> Decision:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -38,6 +38,14 @@ class Auditor:
         return Trail(self, work, before, self.new_id())
 
 
+@dataclass(slots=True)
+class Ending:
+    """What will be recorded of the end of something: the placement that it led to, and words about it."""
+
+    after: Placement | None
+    words: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class Trail:
     """The audit entries of one work: its intent, and how it ended."""
@@ -62,21 +70,21 @@ class Trail:
     @contextmanager
     def recorded(
         self, append: Callable[[Sequence[AuditEntry]], None], *, plan: str = "", after: Placement | None = None
-    ) -> Iterator[list[str]]:
-        """The intent before the block, how it ended after it; the block may add words to what was done.
+    ) -> Iterator[Ending]:
+        """The intent before the block, how it ended after it; the block may add to that.
 
         Raises what `append` raises: who can't write the intent doesn't get into the block. A failure of the block comes
         through even if it can't be recorded any more; the intent without an outcome tells of it then.
         """
-        words: list[str] = []
+        ending = Ending(after)
         append([replace(self.intent(), plan=plan)])
         try:
-            yield words
+            yield ending
         except WsctlError as error:
             with suppress(BackendError):
-                append([self.failed(error, after)])
+                append([self.failed(error, ending.after)])
             raise
-        append([replace(self.done(after), detail="; ".join(words))])
+        append([replace(self.done(ending.after), detail="; ".join(ending.words))])
 
     def _entry(
         self, kind: AuditKind, *, plan: str = "", after: Mapping[str, object] | None = None, detail: str = ""

@@ -148,7 +148,7 @@ class Backups:
                     kind = Kind.LIVE if live and runs else Kind.CONSISTENT
                     taken = repository.take(user, parent, kind)
                 paused_s = (world.clock.now() - began).total_seconds() if pauses and runs else 0.0
-                done.append(f"snapshot {taken.snapshot}, {taken.files} files, {taken.content_bytes} bytes")
+                done.words.append(f"snapshot {taken.snapshot}, {taken.files} files, {taken.content_bytes} bytes")
         return Copied(found.node, taken, kind, paused_s)
 
     def retain(self, nodes: Iterable[str], keep: Keep, users: Iterable[str]) -> int:

@@ -23,7 +23,7 @@ from wsctl.folders import FolderFacts, Folders
 from wsctl.model import Placement, PlacementState, container_name
 from wsctl.newfile import replacing
 from wsctl.plan import Work
-from wsctl.ports import Engine
+from wsctl.ports import Conflict, Engine
 from wsctl.workflow import World
 
 INODE_BYTES = 4096
@@ -104,7 +104,9 @@ class Exchange:
                 with frozen(engine, user, wanted=found.placement is not None and not live) as was_running:
                     head = self._head(user, found, live=live and was_running)
                     exported = self._write(folders, user, path, head, live=live)
-                done.append(f"{exported.summary.members} files, {exported.summary.size} bytes, {exported.size} in all")
+                done.words.append(
+                    f"{exported.summary.members} files, {exported.summary.size} bytes, {exported.size} in all"
+                )
             return replace(exported, node=found.node)
 
     def _head(self, user: str, found: Found, *, live: bool) -> dict[str, Any]:
@@ -170,9 +172,13 @@ class Exchange:
             ):
                 filling.fill(token)
                 held.check()
-                self._settle(user, placement, node)
+                done.after = claimed = self._claim(user, placement, node)
+                self._must_not_run(user, claimed, node)
                 kept = folders.swap(user, token, f"{user}.{world.clock.now():%Y%m%dT%H%M%SZ}.{token}")
-                done.append(f"what was there: {kept}" if kept else "nothing was there")
+                if claimed is not None:
+                    # A standby copy that was made since the claim may have the files from before.
+                    world.store.settle(user, claimed.generation, claimed.state)
+                done.words.append(f"what was there: {kept}" if kept else "nothing was there")
             return kept
 
     def _must_not_run(self, user: str, placement: Placement | None, node: str) -> None:
@@ -196,18 +202,20 @@ class Exchange:
         owner = next(iter(summary.owners)) if len(summary.owners) == 1 else "many"
         folders.unpack(user, token, owner, produce)
 
-    def _settle(self, user: str, placement: Placement | None, node: str) -> None:
-        """Before the effect, what makes it findable; and the last look whether somebody changed the placement."""
+    def _claim(self, user: str, placement: Placement | None, node: str) -> Placement | None:
+        """Before the effect, what makes it findable; and who changed the placement meanwhile wins. Its generation
+        rises: copies of the files from before aren't what the user has any more."""
         store = self._world.store
         if placement is None:
             # `place` goes there from now on, and a folder that isn't there yet is no harm.
             if not store.remember_home(user, node):
                 raise StaleGeneration(f"{user} was placed while their files were brought", hint=f"wsctl show {user}")
-            return
-        now = store.placement(user)
-        if now is None or now.generation != placement.generation:
+            return None
+        stopped = PlacementState.STOPPED
+        claimed = store.claim(user, placement.generation, stopped, was=stopped)
+        if isinstance(claimed, Conflict):
             raise StaleGeneration(f"the placement of {user} moved while their files were brought")
-        self._must_not_run(user, now, node)
+        return claimed
 
     @staticmethod
     @contextlib.contextmanager

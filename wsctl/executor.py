@@ -107,13 +107,13 @@ class Executor:
         What was done before a failure stays done, and planning again from what is observed yields the rest.
         """
         hands = Hands(self.nodes, self.store, self.clock, self.files, self.told)
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, contextlib.ExitStack() as slot:
             moving = MoveWork(hands, stack, self.check, self.measured.setdefault(work.target, Measured()))
             failing = FailWork(self.nodes, self.store, self.files, self.standbys, self.restoring)
-            run = _Run(self, spec, placement, self.auditor.trail(work, placement), moving, failing)
+            run = _Run(self, spec, placement, self.auditor.trail(work, placement), moving, failing, slot)
             try:
                 for step in work.steps:
-                    run.queue_for_start(step, stack)
+                    run.queue_for_start(step)
                     self.check()
                     run.do(step, is_last=step is work.steps[-1])
             except WsctlError as error:
@@ -136,7 +136,7 @@ class Ran:
 @dataclass(slots=True)
 class _Run:
     """The effects of one work, and the placement as it is after each. `container_id` of a container made here,
-    `sent_bytes` what one started here has sent since.
+    `sent_bytes` what one started here has sent since; `slot` is held while one is starting.
     """
 
     executor: Executor
@@ -145,6 +145,7 @@ class _Run:
     trail: Trail
     moving: MoveWork
     failing: FailWork
+    slot: contextlib.ExitStack
     container_id: str | None = None
     sent_bytes: int | None = None
     is_recorded: bool = False
@@ -175,13 +176,13 @@ class _Run:
             **dict.fromkeys(FAILING, self.failing.do),
         }
 
-    def queue_for_start(self, step: Step, stack: contextlib.ExitStack) -> None:
+    def queue_for_start(self, step: Step) -> None:
         """Before the first step that puts an engine to work for a start, wait until the node has a place for it."""
         if self.is_queued or not isinstance(step, (CreateContainer, StartContainer)):
             return
         self.is_queued = True
         executor = self.executor
-        stack.enter_context(executor.starting(step.node, self.trail.operation, executor.check))
+        self.slot.enter_context(executor.starting(step.node, self.trail.operation, executor.check))
 
     def do(self, step: Step, *, is_last: bool) -> None:
         """The effect of one step, with its place in the audit table."""
@@ -329,6 +330,8 @@ class _Run:
         self.executor.engines(step.node).purge_data(step.host_root, step.user, step.image)
 
     def _settle(self, step: Settle) -> None:
+        self.slot.close()  # it has answered; what is left to do for its user doesn't hold up the next one
+        self.is_queued = False
         is_start = step.state is PlacementState.RUNNING
         self._record(step.state, self._start_of(step) if is_start else None)
         if not is_start:

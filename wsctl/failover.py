@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from wsctl import observe
 from wsctl.errors import NodeError
-from wsctl.model import ClusterView, NodeState, Strategy, WorkspaceSpec
-from wsctl.planner.failover import plan_failover, users_of
+from wsctl.leased import FAILOVER_LEASE
+from wsctl.model import ClusterView, NodeState, Strategy, WorkspaceSpec, spec_of
+from wsctl.planner.failover import plan_failover, stranger, users_of
 from wsctl.planner.life import plan_mark
 from wsctl.ports import EngineFactory
 from wsctl.standbys import FailoverRules
@@ -53,7 +54,8 @@ def answers(engines: EngineFactory, node: str) -> bool:
 
 
 def would_fail_over(world: World, asked: Failover) -> list[Outcome]:
-    """What `fail_over` would do, mark included; changes nothing."""
+    """What `fail_over` would do, mark included; changes nothing. Raises `NotFound` as it does."""
+    _refuse_strangers(world, asked)
     marked = Workflow(world).run(_mark(asked), Options(dry_run=True))
     return marked + _workflow(world, asked).run(_operation(world, asked), Options(dry_run=True))
 
@@ -62,13 +64,26 @@ def fail_over(world: World, asked: Failover) -> list[Outcome]:
     """Mark the node down and let its users go on elsewhere; one outcome for each of them, failures included.
 
     An outcome with `NoCopy` is a user who stays down. Safe to repeat, and to be killed at any moment: the same again,
-    or `reconcile`, finishes. Raises what concerns all: that the mark can't be written, the state database.
+    or `reconcile`, finishes. Raises what concerns all: that the mark can't be written, the state database; `LeaseHeld`
+    while somebody else gives the node up, or lets it back in; `NotFound`, before anything is changed, for one of
+    `users` who doesn't live there.
     """
-    (marked,) = Workflow(world).run(_mark(asked), Options(request_id=asked.request_id))
-    if marked.error is not None:
-        raise marked.error
-    options = Options(report=asked.report, request_id=asked.request_id)
-    return _workflow(world, asked).run(_operation(world, asked), options)
+    names = [f"{FAILOVER_LEASE}{asked.node}"]
+    with world.leases.acquire(names, command=asked.verb, wait_s=world.lease_wait_s):
+        _refuse_strangers(world, asked)
+        (marked,) = Workflow(world).run(_mark(asked), Options(request_id=asked.request_id))
+        if marked.error is not None:
+            raise marked.error
+        options = Options(report=asked.report, request_id=asked.request_id)
+        return _workflow(world, asked).run(_operation(world, asked), options)
+
+
+def _refuse_strangers(world: World, asked: Failover) -> None:
+    if asked.users is None:
+        return
+    error = stranger(asked.node, asked.users, observe.snapshot(world.cluster, world.nodes, world.store))
+    if error is not None:
+        raise error
 
 
 def _mark(asked: Failover) -> Operation:
@@ -96,9 +111,7 @@ def _operation(world: World, asked: Failover) -> Operation:
         users = tuple(user for user in users if user in asked.users)
 
     def spec(user: str, seen: ClusterView) -> WorkspaceSpec:
-        placement = seen.placements.get(user)
-        name = placement.workspace_class if placement is not None else "default"
-        return world.classes.get(name, world.classes["default"])
+        return spec_of(world.classes, seen.placements.get(user))
 
     return Operation(
         asked.verb,

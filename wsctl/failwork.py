@@ -73,8 +73,7 @@ class FailWork:
     def _keep(self, step: KeepLeft) -> None:
         for left in self._left(step):
             newer = self.standbys().keep_left(step.node, self._root(step.node), left)
-            is_conflict = newer.files > 0 or left.seen_at == 0
-            state = LeftState.CONFLICT if is_conflict else LeftState.KEPT
+            state = LeftState.CONFLICT if newer.files > 0 else LeftState.KEPT
             self.store.keep_left(replace(left, state=state, newer_files=newer.files, newer_bytes=newer.bytes))
 
     def _left(self, step: KeepLeft | DropLeft | Fenced) -> list[LeftFiles]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+FAILOVER_LEASE = "failover:"
+"""With the name of a node: held while it is given up, or let back in, so that neither undoes the other half-way."""
+
 
 @dataclass(frozen=True, slots=True)
 class LeaseInfo:

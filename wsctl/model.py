@@ -49,10 +49,8 @@ def quarantine_name(user: str, container_id: str) -> str:
 
 
 def is_ip_literal(address: str) -> bool:
-    """Whether `address` is an IPv4 or IPv6 literal, not a host name.
-
-    A zone (`%eth0`) may hold any character at all and means nothing to another machine: with one, it isn't taken.
-    """
+    """Whether `address` is an IPv4 or IPv6 literal, not a host name. With a zone (`%eth0`) it isn't taken: that may
+    hold any character at all, and means nothing to another machine."""
     try:
         ipaddress.ip_address(address)
     except ValueError:
@@ -194,10 +192,8 @@ class Node:
 
     @property
     def publish_address(self) -> str | None:
-        """The IP literal that ports are published on and the gateway sends requests to.
-
-        None if only a host name is known; then the address that the connection went to is taken.
-        """
+        """The IP literal that ports are published on and the gateway sends requests to. None if only a host name is
+        known: then the address that the connection went to is taken."""
         if self.bind_address is not None:
             return self.bind_address
         if self.is_local:
@@ -272,6 +268,11 @@ class Placement:
     def container(self) -> str:
         """The container's name on the node."""
         return container_name(self.user)
+
+
+def spec_of(classes: Mapping[str, WorkspaceSpec], placement: Placement | None) -> WorkspaceSpec:
+    """What a user's container is made from: the spec of their class; of the default one if there is none such."""
+    return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +373,7 @@ class ClusterView:
     """Everything a decision may use. `last_node` is where the newest placement went (for round-robin); `homes` maps
     users without a placement to the node that still has their files, `home_generations` to the last generation they
     had; `damaged` are users whose row can't be read; `moves` were begun and not ended, `kept` are copies of files that
-    moves made or left, `standbys` those made in advance, `left` what is on nodes that failed."""
+    moves made or left, `standbys` those made in advance, by user, `left` what is on nodes that failed."""
 
     cluster: str
     nodes: Mapping[str, NodeView]
@@ -383,7 +384,7 @@ class ClusterView:
     moves: Mapping[str, Move] = field(default_factory=dict)
     kept: tuple[KeptCopy, ...] = ()
     home_generations: Mapping[str, int] = field(default_factory=dict)
-    standbys: tuple[Standby, ...] = ()
+    standbys: Mapping[str, tuple[Standby, ...]] = field(default_factory=dict)
     left: tuple[LeftFiles, ...] = ()
 
 

@@ -13,6 +13,7 @@ from wsctl.errors import NodeError
 from wsctl.model import ClusterView, Container, EngineFacts, Node, NodeMark, NodeState, NodeView, Usage
 from wsctl.ports import Engine, Store
 from wsctl.reports import NodeReport
+from wsctl.standbys import by_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def snapshot(cluster: str, nodes: Mapping[str, Node], store: Store) -> ClusterVi
     homes = {user: home.node for user, home in known.items()}
     generations = {user: home.generation for user, home in known.items()}
     view = ClusterView(cluster, views, placements, store.last_node(), homes, damage, moves, kept, generations)
-    return replace(view, standbys=tuple(store.standbys()), left=tuple(store.left_files()))
+    return replace(view, standbys=by_user(store.standbys()), left=tuple(store.left_files()))
 
 
 def taken_as_down(view: ClusterView, names: Collection[str]) -> ClusterView:

@@ -16,7 +16,7 @@ from wsctl.audit import Auditor
 from wsctl.departed import Departed
 from wsctl.errors import LeaseHeld, WsctlError
 from wsctl.fencing import Readmission, readmit
-from wsctl.model import ClusterView, Container, LeaseInfo, Usage, WorkspaceSpec
+from wsctl.model import ClusterView, Container, LeaseInfo, Usage, WorkspaceSpec, spec_of
 from wsctl.plan import Plan, Work
 from wsctl.planner.claims import Copy, all_claims
 from wsctl.planner.decision import Decision
@@ -164,8 +164,7 @@ class Reconciler:
         )
 
     def _spec(self, user: str, view: ClusterView) -> WorkspaceSpec:
-        classes, placement = self._world.classes, view.placements.get(user)
-        return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
+        return spec_of(self._world.classes, view.placements.get(user))
 
     def _copies(self, user: str, view: ClusterView) -> list[Copy]:
         """The user's copies; found out once for all users, as long as the nodes' answers are the same."""

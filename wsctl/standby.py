@@ -18,9 +18,9 @@ from datetime import datetime
 
 from wsctl import observe
 from wsctl.errors import LeaseHeld, NodeError, WsctlError
-from wsctl.model import ClusterView, Placement, Strategy, WorkspaceSpec
+from wsctl.model import ClusterView, Strategy, spec_of
 from wsctl.moveports import Way
-from wsctl.planner.standby import Errand, is_due, plan_standby, wants
+from wsctl.planner.standby import Errand, is_due, neighbours_of, plan_standby, wants
 from wsctl.standbys import Standby
 from wsctl.transport.fanout import run as fan_out
 from wsctl.workflow import NO_DEADLINE_S, Workflow, World
@@ -55,12 +55,6 @@ class Synced:
     error: WsctlError | None = None
 
 
-def spec_of(world: World, placement: Placement | None) -> WorkspaceSpec:
-    """What the user's container is made from."""
-    name = placement.workspace_class if placement is not None else "default"
-    return world.classes.get(name, world.classes["default"])
-
-
 class Keeper:
     """One run over the standby copies."""
 
@@ -92,29 +86,28 @@ class Keeper:
         world = self._world
         knowledge = Workflow(world).knowledge
         view = observe.snapshot(world.cluster, world.nodes, world.store)
-        if any(wants(p, spec_of(world, p), view) for p in view.placements.values()):
+        if any(wants(p, spec_of(world.classes, p), view) for p in view.placements.values()):
             knowledge.ask(view, view.nodes)
         return knowledge.applied_to(view)
 
     def _errands(self, view: ClusterView) -> list[Errand]:
         """The copies to be made, the most urgent first; each choice sees the ones before it."""
-        options, now = self._options, self._world.clock.now()
-        copies: dict[str, list[Standby]] = {}
-        for copy in view.standbys:
-            copies.setdefault(copy.user, []).append(copy)
+        options, now, classes = self._options, self._world.clock.now(), self._world.classes
         due = []
         for user, placement in view.placements.items():
             wanted = options.users is None or user in options.users
-            if not wanted or not wants(placement, spec_of(self._world, placement), view):
+            if not wanted or not wants(placement, spec_of(classes, placement), view):
                 continue
-            if options.users is not None or is_due(placement, copies.get(user, ()), now, options.every_s):
-                newest = max((copy.as_of for copy in copies.get(user, ()) if copy.as_of is not None), default=None)
+            copies = view.standbys.get(user, ())
+            if options.users is not None or is_due(placement, copies, now, options.every_s):
+                newest = max((copy.as_of for copy in copies if copy.as_of is not None), default=None)
                 due.append((newest is not None, newest or now, user))
-        errands = []
+        errands, neighbours = [], neighbours_of(view)
         for _, _, user in sorted(due):
-            errand = plan_standby(user, spec_of(self._world, view.placements[user]), view, options.strategy)
+            spec = spec_of(classes, view.placements[user])
+            errand = plan_standby(user, spec, view, options.strategy, neighbours)
             if errand.node is not None:
-                view = replace(view, standbys=(*view.standbys, Standby(user, errand.node, errand.source)))
+                neighbours[errand.node, errand.source] += 1
             errands.append(errand)
         return errands
 
@@ -156,15 +149,15 @@ class Keeper:
     def _overtaken(self, done: Synced, node: str) -> Synced:
         """Somebody moved or removed the user: a copy that isn't recorded any more mustn't stay."""
         world = self._world
-        if not any((copy.user, copy.node) == (done.user, node) for copy in world.store.standbys()):
+        if not any(copy.node == node for copy in world.store.standbys(done.user)):
             world.standbys().drop(node, self._root(node), done.user)
         return replace(done, action="unchanged", reason="they were moved or removed meanwhile")
 
     def _drop_others(self, user: str, node: str) -> None:
         """Delete copies on nodes that aren't the chosen one any more, now that there is a newer one."""
         world = self._world
-        for copy in world.store.standbys():
-            if copy.user == user and copy.node != node and copy.node in world.nodes:
+        for copy in world.store.standbys(user):
+            if copy.node != node and copy.node in world.nodes:
                 with contextlib.suppress(NodeError):  # the next run tries again
                     world.standbys().drop(copy.node, self._root(copy.node), user)
                     world.store.forget_standby(user, copy.node)

@@ -72,8 +72,8 @@ class StandbyFiles(Protocol):
 class StandbyStore(Protocol):
     """What `Store` promises about standby copies and failovers; all of what is said there holds here too."""
 
-    def standbys(self) -> list[Standby]:
-        """All standby copies, sorted by user and node."""
+    def standbys(self, user: str | None = None) -> list[Standby]:
+        """All standby copies, or those of one user, sorted by user and node."""
 
     def begin_standby(self, user: str, node: str, source: str) -> Placement | None:
         """Record that a copy of the user's files is being made on `node`; nothing changes if that is known. The

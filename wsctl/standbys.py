@@ -6,7 +6,7 @@ is made (`planner.standby`), nor for doing either. Beside `moving`, below everyt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -31,6 +31,14 @@ class Standby:
     bytes: int | None = None
 
 
+def by_user(copies: Iterable[Standby]) -> dict[str, tuple[Standby, ...]]:
+    """The copies of each user, in the given order."""
+    found: dict[str, list[Standby]] = {}
+    for copy in copies:
+        found.setdefault(copy.user, []).append(copy)
+    return {user: tuple(theirs) for user, theirs in found.items()}
+
+
 KEEP_LEFT_S = 86_400.0
 """How long files are kept that nothing speaks for any more."""
 
@@ -51,8 +59,8 @@ class LeftState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class LeftFiles:
     """Files of a user on a node that failed; the user went on elsewhere from a copy of the moment `seen_at` (seconds on
-    that node's clock; 0: from nothing). `generation` is that of their last container there. `expired`: their time is
-    over."""
+    that node's clock; 0: from nothing that these files can be compared with). `generation` is that of their last
+    container there. `expired`: their time is over."""
 
     user: str
     node: str

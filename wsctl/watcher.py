@@ -265,6 +265,8 @@ class Watcher:
                 self._report(name, verdict, now)
             if verdict.health is Health.DOWN:
                 self._act(name, verdict.reason, now)
+            elif verdict.health is Health.OK:
+                self._unfinished.pop(name, None)
         for name in down if unable is None else ():
             if name in self._unfinished and not self._is_well(name, now):
                 self._act(name, self._unfinished[name], now)
@@ -292,7 +294,7 @@ class Watcher:
                 seen_s = None if well is None else now - well
                 self._errands.begin(("report", name), partial(self._write, name, verdict.reason, seen_s))
         elif since is not None and self._is_well(name, now):
-            del self._reported[name]
+            self._reported.pop(name, None)
             self._errands.begin(("report", name), partial(self._write, name, None, None))
 
     def _write(self, name: str, reason: str | None, seen_s: float | None) -> None:

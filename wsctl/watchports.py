@@ -75,7 +75,8 @@ class Presence(Protocol):
     control hosts don't matter. Raises `BackendError` when it can't be asked."""
 
     def beat(self, watcher: str, seen: Mapping[str, Ages]) -> Sequence[Sighting]:
-        """Note that the watcher is there and what it has seen, and return all that isn't older than its time."""
+        """Note that the watcher, whose name is one word, is there and what it has seen, and return all that isn't older
+        than its time."""
 
     def ls(self) -> Sequence[Sighting]:
         """All that isn't older than its time."""

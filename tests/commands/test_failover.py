@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from tests.commands.conftest import INVENTORY, Desk
@@ -11,7 +13,9 @@ from wsctl.commands.failing import on_down, on_return
 from wsctl.commands.watch import _watcher
 from wsctl.context import App, Wiring
 from wsctl.errors import EngineError, FilesError, NodeUnreachable, PartialFailure
+from wsctl.model import Container
 from wsctl.output import Output
+from wsctl.standbys import Standby
 
 STANDBY = INVENTORY.replace("  idle_after: 30m\n", "  idle_after: 30m\n  standby: 1\n")
 SHARED = INVENTORY.replace("defaults:\n", "defaults:\n  storage: shared\n")
@@ -76,6 +80,69 @@ def test_who_is_stopped_since_the_last_copy_is_not_copied_again(spared: Desk) ->
     spared.clock.advance(4000)  # type: ignore[union-attr]
     assert spared.ok("standby", "sync", "-o", "json").items == []
     assert [item["action"] for item in spared.ok("standby", "sync", "alice", "-o", "json").items] == ["synced"]
+
+
+def exact(desk: Desk) -> None:
+    """alice is stopped, and her copy is of after that."""
+    desk.ok("stop", "alice")
+    desk.clock.advance(400)  # type: ignore[union-attr]
+    assert [item["action"] for item in desk.ok("standby", "sync", "-o", "json").items] == ["synced"]
+
+
+def import_files(desk: Desk) -> None:
+    """Somebody puts other files in the place of alice's."""
+    files(desk).mkdir(parents=True, exist_ok=True)
+    desk.ok("backup", "export", "alice", "--out", "a.tar", "-y")
+    assert desk("restore", "import", "alice", "--from", "a.tar", "--confirm", "alice").code == 0
+
+
+def test_files_that_were_put_in_the_place_of_a_stopped_users_are_copied(spared: Desk) -> None:
+    exact(spared)
+    spared.clock.advance(4000)  # type: ignore[union-attr]
+    assert spared.ok("standby", "sync", "-o", "json").items == []
+    before = spared.ok("show", "alice", "-o", "json").json["generation"]
+    import_files(spared)
+    row = spared.ok("audit", "alice", "-o", "json").items[-1]
+    assert (row["action"], row["kind"], row["after"]["generation"]) == ("imported", "done", before + 1)
+    spared.clock.advance(400)  # type: ignore[union-attr]
+    assert [item["action"] for item in spared.ok("standby", "sync", "-o", "json").items] == ["synced"]
+    spared.clock.advance(4000)  # type: ignore[union-attr]
+    assert spared.ok("standby", "sync", "-o", "json").items == []
+
+
+def test_a_copy_made_while_files_are_put_in_place_is_made_again(spared: Desk) -> None:
+    """It began after the placement was claimed for them, and may have the files from before."""
+    exact(spared)
+    node = spared.fleet[spared.home("alice")]
+    spare, real, looked = standby_of(spared), node.container, list[str]()
+
+    def container(name: str) -> Container | None:
+        looked.append(name)
+        if len(looked) == 3:  # of the export, before the upload, before the files are swapped
+            with closing(spared.store()) as store:
+                placement = store.placement("alice")
+                assert placement is not None
+                at = spared.clock.now()
+                assert store.finish_standby(Standby("alice", spare, placement.node, placement.generation, 0, at))
+            spared.clock.advance(1)  # type: ignore[union-attr]
+        return real(name)
+
+    node.container = container  # type: ignore[method-assign]
+    import_files(spared)
+    del node.container
+    assert len(looked) == 3
+    spared.clock.advance(400)  # type: ignore[union-attr]
+    assert [item["action"] for item in spared.ok("standby", "sync", "-o", "json").items] == ["synced"]
+
+
+def test_an_exact_copy_is_not_too_old_however_old_it_is(spared: Desk) -> None:
+    spared.inventory(STANDBY + "failover: {max_age: 10m}\n")
+    exact(spared)
+    dead = spared.home("alice")
+    spared.clock.advance(3600)  # type: ignore[union-attr]
+    spared.fleet.cut(dead)
+    (item,) = spared.ok("node", "fail", dead, "--yes", "-o", "json").items
+    assert (item["action"], item["state"], item["data_age_s"]) == ("failed-over", "stopped", 3600.0)
 
 
 def test_an_interrupted_copying_leaves_the_older_copy(spared: Desk) -> None:
@@ -222,7 +289,36 @@ def test_who_has_no_copy_stays_down_unless_the_loss_is_accepted(desk: Desk) -> N
     assert told.code == 9
     after = desk("reconcile", "-o", "json").items
     assert [(i["kind"], i["node"], i["repaired"]) for i in after] == [("conflict", dead, False)]
-    assert "who went on without files" in after[0]["detail"]
+    assert "who went on without them" in after[0]["detail"]
+
+
+def test_of_who_had_no_files_there_is_nothing_to_decide(desk: Desk) -> None:
+    desk.ok("place", "alice")
+    dead = desk.home("alice")
+    desk.fleet.cut(dead)
+    assert desk("node", "fail", dead, "--yes", "--accept-data-loss").code == 0
+    desk.fleet.heal(dead)
+    assert ("returned", None, True) in kinds(desk)
+    assert kinds(desk) == []
+    assert desk.sql("SELECT state, newer_files FROM left_files") == [("kept", 0)]
+
+
+@pytest.mark.parametrize("user", ["typo", "bob"])
+def test_a_user_who_does_not_live_there_is_refused_before_anything_is_changed(spared: Desk, user: str) -> None:
+    spared.ok("place", "bob")
+    dead = spared.home("alice")
+    if spared.home("bob") == dead:
+        spared.ok("migrate-user", "bob", "--to", next(name for name in ("n1", "n2", "n3") if name != dead))
+    spared.fleet.cut(dead)
+    for how in ("--yes", "--dry-run"):
+        ran = spared("node", "fail", dead, "--user", "alice", "--user", user, how, "-o", "json")
+        assert (ran.code, ran.error["code"]) == (4, "not-found")
+        assert user in ran.error["message"]
+    assert spared.sql("SELECT * FROM node_marks") == []
+    assert spared.home("alice") == dead
+    for action in (["failed-over"], []):
+        items = spared.ok("node", "fail", dead, "--user", "alice", "--yes", "-o", "json").items
+        assert [item["action"] for item in items] == action, "safe to repeat"
 
 
 def test_shared_storage_needs_no_copy(desk: Desk) -> None:
@@ -334,7 +430,12 @@ def test_newer_files_are_kept_and_told_until_somebody_settles_it(spared: Desk) -
     assert spared.reached.trees.kept[(dead, "alice-failed-1")] == {"work": "newer than the copy"}
     assert spared.ok("standby", "settle", "alice", "--dry-run", "-o", "json").items[0]["action"] == "would-settle"
     assert spared("standby", "settle", "alice").code == 5
+    rows = spared.sql("SELECT COUNT(*) FROM audit")
     (settled,) = spared.ok("standby", "settle", "alice", "--yes", "-o", "json").items
+    assert spared.sql("SELECT COUNT(*) FROM audit") == [(rows[0][0] + 2,)]
+    intent, done = spared.ok("audit", "alice", "-o", "json").items[-2:]
+    assert (intent["verb"], intent["action"], done["kind"]) == ("standby settle", "settled", "done")
+    assert f"{dead}: .wsctl-kept/alice-failed-1" in intent["plan"]
     assert (settled["node"], settled["action"]) == (dead, "settled")
     assert kinds(spared) == []
     assert spared.reached.trees.kept
@@ -358,6 +459,51 @@ def test_uncordon_fences_first_and_refuses_if_it_cannot(spared: Desk) -> None:
     assert spared.sql("SELECT state FROM node_marks") == [("down",)]
     ran = spared("node", "uncordon", dead, "-o", "json")
     assert (ran.code, ran.items[0]["state"]) == (0, "ready")
+    assert [one.spec.name[:5] for one in spared.fleet[dead]._held.values()] == ["ws-q-"]
+
+
+def test_one_dead_node_does_not_keep_the_others_out(spared: Desk) -> None:
+    dead = spared.home("alice")
+    others = [name for name in ("n1", "n2", "n3") if name != dead]
+    spared.ok("node", "cordon", *others)
+    spared.fleet.cut(dead)
+    spared("node", "fail", dead, "--yes")
+    argv = ["node", "uncordon", dead, *others, "--request-id", "r1", "-o", "json"]
+    ran = spared(*argv)
+    assert ran.code == 9
+    found = {item["name"]: (item["state"], item["action"]) for item in ran.items}
+    assert found == {dead: ("down", "failed"), **dict.fromkeys(others, ("ready", "uncordoned"))}
+    assert ran.error["details"] == {"failed": [dead]}
+    assert next(item for item in ran.items if item["name"] == dead)["error"]["code"] == "node-unreachable"
+    spared.fleet.heal(dead)
+    again = spared(*argv)
+    assert again.code == 0, "what failed is tried again"
+    assert {item["name"]: item["state"] for item in again.items} == dict.fromkeys((dead, *others), "ready")
+    spared.ok("node", "cordon", dead)
+    assert spared(*argv).items == again.items
+    assert spared.sql("SELECT state FROM node_marks WHERE node = ?", dead) == [("cordoned",)], "it was done once"
+
+
+def test_what_uncordon_puts_aside_is_shown_and_recorded(spared: Desk) -> None:
+    dead = failed_over(spared)
+    plan = spared.ok("node", "uncordon", dead, "--dry-run").out
+    assert "- keep     ws-u-alice on" in plan
+    assert f"~ mark     {dead} as ready" in plan
+    assert spared.effects() == {}
+    assert spared.sql("SELECT state FROM node_marks WHERE node = ?", dead) == [("down",)]
+    assert spared("node", "uncordon", dead, "--request-id", "r7").code == 0
+    rows = spared.ok("audit", "--request-id", "r7", "-o", "json").items
+    assert {(row["target"], row["action"]) for row in rows} == {("alice", "fenced"), (dead, "uncordoned")}
+
+
+def test_cordon_lets_no_node_in_that_is_not_fenced(spared: Desk) -> None:
+    dead = spared.home("alice")
+    spared.fleet.cut(dead)
+    spared.ok("node", "fail", dead, "--yes")
+    assert spared("node", "cordon", dead).code == 8
+    assert spared.sql("SELECT state FROM node_marks") == [("down",)]
+    spared.fleet.heal(dead)
+    assert spared("node", "cordon", dead).code == 0
     assert [one.spec.name[:5] for one in spared.fleet[dead]._held.values()] == ["ws-q-"]
 
 
@@ -405,6 +551,45 @@ def test_what_the_watch_loop_calls(spared: Desk) -> None:
     )
     assert spared.sql("SELECT state FROM node_marks WHERE node = ?", dead) == [("cordoned",)]
     assert spared.reached.opened == spared.reached.closed
+
+
+def test_a_failover_under_way_is_not_undone_by_the_watch_loop(spared: Desk) -> None:
+    """The node answers, and is given up all the same: nobody was taken over yet, so nothing there is stale."""
+    home, said = spared.home("alice"), list[str]()
+    promote = spared.reached.spares.promote
+
+    def promoting(*where: str) -> str | None:
+        said.append(on_return(watching(spared), home))
+        return promote(*where)
+
+    spared.reached.spares.promote = promoting  # type: ignore[method-assign]
+    (done,) = spared.ok("node", "fail", home, "--force", "--yes", "-o", "json").items
+    assert (done["action"], said) == ("failed-over", [""])
+    assert spared.sql("SELECT state FROM node_marks WHERE node = ?", home) == [("down",)]
+    assert "cordoned" in on_return(watching(spared), home)
+
+
+def test_who_gives_a_node_up_while_another_does_is_told(spared: Desk) -> None:
+    home = spared.home("alice")
+    spared.fleet.cut(home)
+    spared.hold(f"failover:{home}", command="watch")
+    ran = spared("node", "fail", home, "--yes", "--wait", "0", "-o", "json")
+    assert (ran.code, ran.error["code"]) == (6, "busy")
+    assert spared.sql("SELECT * FROM node_marks") == []
+
+
+def test_what_an_operator_made_of_the_mark_meanwhile_stays(spared: Desk) -> None:
+    dead = failed_over(spared)
+    engine = spared.fleet[dead]
+    stop = engine.stop
+
+    def stopping(name: str, grace_s: float = 10.0) -> None:
+        stop(name, grace_s)
+        spared.sql("UPDATE node_marks SET state = 'ready', reason = '' WHERE node = ?", dead)
+
+    engine.stop = stopping  # type: ignore[method-assign]
+    assert on_return(watching(spared), dead) == f"{dead} is back: stale copies of 1 users put aside"
+    assert spared.sql("SELECT state FROM node_marks WHERE node = ?", dead) == [("ready",)]
 
 
 def test_who_decides_is_the_policy(spared: Desk) -> None:

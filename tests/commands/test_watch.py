@@ -105,6 +105,13 @@ def test_in_words(post: Desk) -> None:
     assert re.fullmatch(r"\S+Z n3 suspect: its machine answers, its engine doesn't: the engine doesn't answer", line)
 
 
+def test_a_name_is_one_word(post: Desk) -> None:
+    """In notes a space ends it: what a watcher saw itself isn't another's word for it."""
+    result = post("watch", "--for", "500ms", "--name", " control  a")
+    assert result.err == "control_a watches 3 nodes\n"
+    assert " watches 3 nodes" in post("watch", "--for", "500ms", "--name", " ").err[3:]
+
+
 def test_it_ends_when_told(post: Desk) -> None:
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()

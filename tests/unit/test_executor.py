@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -79,6 +80,28 @@ def test_a_new_user_from_reservation_to_running(site: Site) -> None:
     assert replace(stored, updated_at=None) == replace(placement, updated_at=None)
     assert site.fleet["n1"].effects() == [("create", "ws-u-alice"), ("start", "ws-u-alice")]
     invariants(site)
+
+
+def test_a_start_gives_its_slot_back_when_it_answers(site: Site) -> None:
+    """Whatever is left to do for its user then: recording it, the gateway, files."""
+    said: list[str] = []
+
+    @contextmanager
+    def starting(node: str, token: str, check: Callable[[], None]) -> Iterator[None]:
+        said.append(f"in {node}")
+        yield
+        answered = ("await_ready", "ws-u-alice") in site.fleet["n1"].calls
+        placement = site.store.placement("alice")
+        assert placement is not None
+        said.append(f"out {node}: answered {answered}, {placement.state}")
+
+    executor = Executor(CLUSTER, site.nodes, site.store, site.fleet, site.clock, Auditor("test", ME), starting=starting)
+    executor.run(Work("alice", "done", (reserve(), *bring_up())), SPEC, None)
+    assert said == ["in n1", "out n1: answered True, reserved"]
+    site.fleet["n1"].fail("start", EngineError("n1", "no"))
+    with pytest.raises(EngineError):
+        executor.run(Work("alice", "done", (StartContainer("alice", "n1", ""),)), SPEC, site.store.placement("alice"))
+    assert len(said) == 4, "also when it fails"
 
 
 def test_the_container_is_made_from_spec_node_and_placement(site: Site) -> None:

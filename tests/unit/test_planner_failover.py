@@ -26,7 +26,7 @@ from wsctl.planner.decision import Decision
 from wsctl.planner.drift import differences
 from wsctl.planner.failover import plan_failover, users_of
 from wsctl.planner.reconcile import Rules, plan_repair
-from wsctl.standbys import Backup, Backups, DataLoss, FailoverRules, LeftFiles, LeftState, Standby
+from wsctl.standbys import Backup, Backups, DataLoss, FailoverRules, LeftFiles, LeftState, Standby, by_user
 
 S = PlacementState
 NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -44,7 +44,7 @@ def world(state: PlacementState = S.RUNNING, *others: NodeView, **changes: objec
     """alice lived on n1, which is marked down; a copy of her files is on n2."""
     nodes = others or (view(node("n2", "10.0.0.12")), view(node("n3", "10.0.0.13")))
     made = cluster(dead(), *nodes, placements=[placement(state=state)])
-    return replace(made, **{"standbys": (COPY,), **changes})  # type: ignore[arg-type]
+    return replace(made, **{"standbys": by_user([COPY]), **changes})  # type: ignore[arg-type]
 
 
 def fail(of: ClusterView, rules: FailoverRules = RULES, spec: WorkspaceSpec = SPEC) -> Decision:
@@ -90,7 +90,7 @@ def test_who_was_on_the_way_up_is_started(state: PlacementState) -> None:
 def test_shared_storage_needs_no_copy() -> None:
     shared = replace(node("n3", "10.0.0.13"), storage="shared")
     of = world(S.RUNNING, view(node("n2", "10.0.0.12")), view(shared))
-    of = replace(of, nodes={**of.nodes, "n1": dead(replace(node("n1"), storage="shared"))}, standbys=())  # type: ignore[arg-type]
+    of = replace(of, nodes={**of.nodes, "n1": dead(replace(node("n1"), storage="shared"))}, standbys={})  # type: ignore[arg-type]
     decision = fail(of)
     assert lines(decision)[0] == (
         "~ takeover alice from n1 to n3 port 20000 as starting, generation 2   (n1 is down; every node has the files)"
@@ -103,9 +103,9 @@ def test_shared_storage_needs_no_copy() -> None:
 
 def test_the_newest_copy_that_can_be_had_is_taken() -> None:
     newer = replace(COPY, node="n3", as_of=NOON + timedelta(minutes=5))
-    assert lines(fail(world(standbys=(COPY, newer))))[0].endswith("on n3")
+    assert lines(fail(world(standbys=by_user([COPY, newer]))))[0].endswith("on n3")
     closed = world(S.RUNNING, view(node("n2", "10.0.0.12")), view("n3", state=NodeState.CORDONED))
-    assert lines(fail(replace(closed, standbys=(COPY, newer))))[0].endswith("on n2")
+    assert lines(fail(replace(closed, standbys=by_user([COPY, newer]))))[0].endswith("on n2")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_the_newest_copy_that_can_be_had_is_taken() -> None:
 )
 def test_without_a_copy_they_stay_down(copy: Standby | None) -> None:
     of = replace(world(), placements={"alice": placement(created_at=NOON - timedelta(hours=1))})
-    of = replace(of, standbys=() if copy is None else (copy,))
+    of = replace(of, standbys=by_user([copy] if copy is not None else []))
     error = fail(of).error
     assert isinstance(error, NoCopy)
     assert error.message == "alice stays down: their files are on n1, and there is no other copy"
@@ -136,7 +136,7 @@ BACKUP = Backup("5" * 64, "n1", NOON - timedelta(hours=9))
 
 
 def test_a_backup_is_used_where_the_loss_of_what_is_newer_is_accepted() -> None:
-    alone = replace(world(), standbys=())
+    alone = replace(world(), standbys={})
     known = Backups({"alice": BACKUP, "bob": replace(BACKUP, snapshot="6" * 64)})
     assert isinstance(fail(alone, replace(RULES, backups=known)).error, NoCopy), "nobody accepted that"
     decision = fail(alone, replace(ACCEPT, backups=known))
@@ -158,7 +158,7 @@ def test_a_backup_is_used_where_the_loss_of_what_is_newer_is_accepted() -> None:
 
 
 def test_nobody_starts_without_files_while_backups_can_not_be_listed() -> None:
-    alone = replace(world(), standbys=())
+    alone = replace(world(), standbys={})
     error = fail(alone, replace(ACCEPT, backups=Backups(unknown="n2: wrong password"))).error
     assert isinstance(error, NoCopy)
     assert error.message.endswith("whether there is a backup isn't known: n2: wrong password")
@@ -173,6 +173,24 @@ def test_a_copy_may_be_too_old() -> None:
     assert "the newest copy is 1h old" in error.message
     assert lines(fail(world(), replace(strict, loss=DataLoss.ACCEPT)))[0].endswith("alice on n2"), "better than none"
     assert lines(fail(world(), replace(RULES, max_age_s=3600.0)))[0].endswith("alice on n2")
+
+
+def test_the_copy_of_who_was_stopped_before_it_is_never_too_old() -> None:
+    strict = replace(RULES, max_age_s=600.0)
+    stopped = placement(state=S.STOPPED, updated_at=NOON)
+    assert lines(fail(replace(world(), placements={"alice": stopped}), strict))[0].endswith("alice on n2")
+    later = replace(stopped, updated_at=NOON + timedelta(seconds=1))
+    assert isinstance(fail(replace(world(), placements={"alice": later}), strict).error, NoCopy)
+
+
+def test_only_the_clock_of_the_failed_node_is_compared_with_its_files() -> None:
+    def seen_at(copy: Standby) -> list[int]:
+        decision = fail(world(standbys=by_user([copy])))
+        assert decision.work is not None
+        return [step.seen_at for step in decision.work.steps if isinstance(step, TakeOver)]
+
+    assert seen_at(COPY) == [1_767_268_800]
+    assert seen_at(replace(COPY, source="n3")) == [0], "they lived on n3 when it was made"
 
 
 def test_a_copy_that_can_not_be_had_now_is_waited_for_whatever_loss_is_accepted() -> None:
@@ -209,7 +227,7 @@ def test_a_node_that_answers_after_all_has_its_container_stopped_first() -> None
 def test_who_was_taken_over_is_only_brought_to_run() -> None:
     left = LeftFiles("alice", "n1", 1, 5)
     began = placement(node="n2", state=S.STARTING, generation=2, container_generation=2)
-    of = replace(world(), placements={"alice": began}, left=(left,), standbys=())
+    of = replace(world(), placements={"alice": began}, left=(left,), standbys={})
     assert users_of("n1", of) == ("alice",)
     decision = fail(of)
     assert lines(decision)[:2] == [
@@ -253,9 +271,9 @@ def test_reconcile_goes_on_with_a_failover() -> None:
     assert lines(repair(up, rules)) == [], "silent isn't dead"
     back = replace(world(), nodes={**world().nodes, "n1": view("n1", state=NodeState.DOWN)})
     assert lines(repair(back, rules)) == [], "it answers: they live there"
-    none = repair(replace(world(), standbys=()), rules)
+    none = repair(replace(world(), standbys={}), rules)
     assert isinstance(none.error, NoCopy)
-    found = differences(replace(world(), standbys=()), lambda user, view: SPEC, rules, leave_out=())
+    found = differences(replace(world(), standbys={}), lambda user, view: SPEC, rules, leave_out=())
     told = {(d.kind.value, d.user, d.safe) for d in found}
     assert told == {("failed-node", "alice", False), ("unreachable", None, False)}
 

@@ -14,7 +14,7 @@ from wsctl.planner.drift import differences
 from wsctl.planner.fence import plan_fence, users_to_fence
 from wsctl.planner.life import plan_remove
 from wsctl.planner.reconcile import Rules, plan_repair
-from wsctl.standbys import LeftFiles, LeftState, Standby
+from wsctl.standbys import LeftFiles, LeftState, Standby, by_user
 
 SPEC = WorkspaceSpec(image=IMAGE, resources=RESOURCES, standby=1)
 OLD = container(id="deadbeefcafe")
@@ -137,7 +137,7 @@ def test_a_conflict_is_told_and_nothing_is_done() -> None:
         for d in differences(world(left=(replace(conflict, seen_at=0, node="n9"),)), lambda user, view: SPEC, Rules())
         if d.user == "alice"
     ]
-    assert "went on without files" in empty.detail
+    assert "who went on without them" in empty.detail
     assert "host_root/.wsctl-kept" in empty.fix
 
 
@@ -148,7 +148,7 @@ def test_a_node_that_is_back_is_told() -> None:
 
 def test_copies_go_with_the_placement() -> None:
     copies = (Standby("alice", "n1", "n2"), Standby("alice", "n9", "n2"), Standby("bob", "n1", "n2"))
-    of = world(left=(), standbys=copies)
+    of = world(left=(), standbys=by_user(copies))
     assert lines(plan_remove("alice", SPEC, of))[-1] == "- release  alice from n2   (files stay)"
     assert not any("standby" in line for line in lines(plan_remove("alice", SPEC, of))), "n1 is down: later"
     up = replace(of, nodes={**of.nodes, "n1": view("n1")})
@@ -159,12 +159,12 @@ def test_copies_go_with_the_placement() -> None:
 
 def test_copies_of_no_use_are_dropped() -> None:
     copies = (Standby("alice", "n2", "n1"), Standby("bob", "n2", "n1"), Standby("alice", "n9", "n1"))
-    of = world(left=(), standbys=copies)
+    of = world(left=(), standbys=by_user(copies))
     assert repair(of) == ["- drop     the standby copy of alice on n2   (alice lives there)"]
     assert lines(plan_repair("bob", SPEC, of, Rules())) == [
         "- drop     the standby copy of bob on n2   (bob has no placement)"
     ]
-    elsewhere = replace(of, standbys=(Standby("alice", "n1", "n2"),), nodes={**of.nodes, "n1": view("n1")})
+    elsewhere = replace(of, standbys=by_user([Standby("alice", "n1", "n2")]), nodes={**of.nodes, "n1": view("n1")})
     assert repair(elsewhere) == []
     (dropped,) = lines(plan_repair("alice", replace(SPEC, standby=0), elsewhere, Rules()))
     assert dropped == "- drop     the standby copy of alice on n1   (not asked for any more)"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from tests.builders import IMAGE, RESOURCES, capacity, cluster, node, placement, view
 from wsctl.model import ClusterView, NodeState, NodeView, PlacementState, Strategy, Usage, WorkspaceSpec
-from wsctl.planner.standby import is_due, plan_standby, wants
-from wsctl.standbys import Standby
+from wsctl.planner.standby import is_due, is_exact, neighbours_of, plan_standby, wants
+from wsctl.standbys import Standby, by_user
 
 S = PlacementState
 NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -24,7 +25,7 @@ def world(*nodes: NodeView | str, **changes: object) -> ClusterView:
 
 
 def chosen(of: ClusterView, spec: WorkspaceSpec = SPEC) -> str | None:
-    return plan_standby("alice", spec, of, Strategy.SPREAD).node
+    return plan_standby("alice", spec, of, Strategy.SPREAD, neighbours_of(of)).node
 
 
 def zoned(name: str, zone: str, **more: object) -> NodeView:
@@ -59,13 +60,32 @@ def test_who_is_due(copies: list[Standby], state: PlacementState, seconds: int, 
     assert is_due(placement(state=state), copies, NOON + timedelta(seconds=seconds), 300.0) is due
 
 
+@pytest.mark.parametrize(
+    ("changes", "exact"),
+    [
+        ({}, True),
+        ({"updated_at": NOON}, True),
+        ({"updated_at": NOON + timedelta(seconds=1)}, False),  # begun in the stop's grace, or files came in since
+        ({"generation": 2}, False),
+        ({"node": "n3"}, False),
+        ({"state": S.STOPPING}, False),
+        ({"state": S.RUNNING}, False),
+    ],
+    ids=str,
+)
+def test_a_copy_is_exact_that_was_begun_when_all_was_still(changes: dict[str, Any], exact: bool) -> None:
+    assert is_exact(COPY, placement(**{"state": S.STOPPED, **changes})) is exact
+    assert is_due(placement(**{"state": S.STOPPED, **changes}), [COPY], NOON + timedelta(days=9), 300.0) is not exact
+    assert not is_exact(replace(COPY, as_of=None), placement(state=S.STOPPED))
+
+
 def test_a_copy_stays_where_it_is() -> None:
-    assert chosen(world(standbys=(replace(COPY, node="n3"),))) == "n3"
+    assert chosen(world(standbys=by_user([replace(COPY, node="n3")]))) == "n3"
     begun = replace(COPY, node="n3", as_of=None)
-    assert chosen(world(standbys=(begun,))) == "n3", "what was begun is gone on with"
-    assert chosen(world(standbys=(begun, COPY))) == "n2"
+    assert chosen(world(standbys=by_user([begun]))) == "n3", "what was begun is gone on with"
+    assert chosen(world(standbys=by_user([begun, COPY]))) == "n2"
     own = replace(COPY, node="n1")
-    assert chosen(world(standbys=(own,))) in ("n2", "n3")
+    assert chosen(world(standbys=by_user([own]))) in ("n2", "n3")
 
 
 @pytest.mark.parametrize(
@@ -81,14 +101,14 @@ def test_a_copy_stays_where_it_is() -> None:
     ids=["cordoned", "draining", "down", "silent", "excluded", "shared"],
 )
 def test_it_moves_away_from_a_node_that_does_not_do_any_more(unfit: NodeView) -> None:
-    assert chosen(world(unfit, view("n3"), standbys=(COPY,))) == "n3"
+    assert chosen(world(unfit, view("n3"), standbys=by_user([COPY]))) == "n3"
     assert chosen(world(unfit, view("n3"))) == "n3"
 
 
 def test_where_nobody_else_can_have_it_an_old_copy_is_still_made_newer() -> None:
-    assert chosen(world(view("n2", state=NodeState.CORDONED), standbys=(COPY,))) == "n2"
+    assert chosen(world(view("n2", state=NodeState.CORDONED), standbys=by_user([COPY]))) == "n2"
     for silent in (view("n2", reachable=False), view("n2", state=NodeState.DOWN)):
-        errand = plan_standby("alice", SPEC, world(silent, standbys=(COPY,)), Strategy.SPREAD)
+        errand = plan_standby("alice", SPEC, world(silent, standbys=by_user([COPY])), Strategy.SPREAD, {})
         assert (errand.node, errand.source) == (None, "n1")
         assert "no other node" in errand.why
 
@@ -101,11 +121,16 @@ def test_another_zone_is_preferred() -> None:
 
 
 def test_the_users_of_a_node_are_spread() -> None:
-    of = world(standbys=(Standby("bob", "n2", "n1"), Standby("carl", "n2", "n1"), Standby("dora", "n3", "n1")))
+    copies = [Standby("bob", "n2", "n1"), Standby("carl", "n2", "n1"), Standby("dora", "n3", "n1")]
+    of = world(standbys=by_user(copies))
     assert chosen(of) == "n3"
-    assert chosen(replace(of, standbys=(*of.standbys, Standby("eve", "n3", "n1"), Standby("f", "n3", "n1")))) == "n2"
+    assert (
+        chosen(replace(of, standbys=by_user([*copies, Standby("eve", "n3", "n1"), Standby("f", "n3", "n1")]))) == "n2"
+    )
     other = world(
-        view("n2", usage=Usage(1, 1, RESOURCES.memory_bytes, 1000)), view("n3"), standbys=(Standby("x", "n3", "n2"),)
+        view("n2", usage=Usage(1, 1, RESOURCES.memory_bytes, 1000)),
+        view("n3"),
+        standbys=by_user([Standby("x", "n3", "n2")]),
     )
     assert chosen(other) == "n3", "copies of users of other nodes don't count, load does"
 

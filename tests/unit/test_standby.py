@@ -11,6 +11,7 @@ import pytest
 from tests.worlds import SPEC, Site, invariants, make_site
 from wsctl.errors import NodeUnreachable
 from wsctl.standby import Synced
+from wsctl.standbys import Standby
 
 
 @pytest.fixture
@@ -121,6 +122,22 @@ def test_a_former_node_that_is_silent_is_tried_again(site: Site) -> None:
     site.run("cordon", first.node)
     sync(site, "alice")
     assert [copy.node for copy in site.store.standbys()] == [second.node]
+
+
+def test_the_copies_of_others_are_not_read_for_each_user(site: Site) -> None:
+    site.run("place", *(f"u{number}" for number in range(6)))
+    read, asked = site.store.standbys, list[str | None]()
+
+    def standbys(user: str | None = None) -> list[Standby]:
+        asked.append(user)
+        return read(user)
+
+    site.store.standbys = standbys  # type: ignore[method-assign]
+    assert len(sync(site)) == 8
+    assert sorted(map(str, asked)) == sorted(["None", "alice", "bob", *(f"u{number}" for number in range(6))])
+    copies = read()
+    assert read("bob") == [copy for copy in copies if copy.user == "bob"]
+    assert len(copies) == 8
 
 
 def test_nobody_to_ask_when_nobody_wants_one() -> None:

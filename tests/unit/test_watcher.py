@@ -238,6 +238,26 @@ def test_a_failover_that_fails_is_tried_again(post: Post) -> None:
     assert [event for event, _ in post.said()] == ["suspect", "down", "failed", "failed", "done"]
 
 
+def test_a_failover_that_failed_is_forgotten_when_the_node_is_well_again(post: Post) -> None:
+    def fails(node: str, reason: str) -> str:
+        raise EngineError("n2", "no space left on device")
+
+    post.watcher("w1", fails)
+    post.turn(10)
+    post.fleet.dead.add("n1")
+    until(post, lambda: post.downs != [], 30)
+    post.fleet.dead.clear()
+    post.turn(60)
+    assert post.said()[-1] == ("ok", "n1")
+    tried = len(post.downs)
+    # Weeks later somebody gives it up for one user.
+    post.store.set_mark("n1", NodeState.DOWN, "disk", "eve")
+    post.turn(5)
+    post.fleet.dead.add("n1")
+    post.turn(120)
+    assert len(post.downs) == tried
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(

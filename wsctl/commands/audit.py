@@ -59,10 +59,12 @@ def audit(
             raise UsageError("--verify checks the whole table: it takes no other choice", hint="wsctl audit --verify")
         _verify(app)
         return
-    after = None if since is None else app.wiring.clock.now() - timedelta(seconds=seconds(since, "--since"))
+    store = app.store_for_reading
+    # By the clock that the rows were written by.
+    after = None if since is None else app.clock_of(store).now() - timedelta(seconds=seconds(since, "--since"))
     if limit is None and export is None:
         limit = DEFAULT_LIMIT
-    rows = app.store_for_reading.audit(targets=targets or None, request_id=request_id, since=after, limit=limit)
+    rows = store.audit(targets=targets or None, request_id=request_id, since=after, limit=limit)
     if export is None:
         _show(app, rows)
     else:

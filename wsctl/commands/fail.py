@@ -62,8 +62,6 @@ def fail(
 
     app.inventory.node(node)
     users = check_users(user) if user else None
-    now = app.wiring.clock.now()
-    rules = rules_of(app, [node], now, accept_loss=accept_data_loss)
     alive = answers(app.fleet.engine, node)
     if alive and not force:
         raise Refused(
@@ -72,6 +70,8 @@ def fail(
             details={"node": node},
         )
     world = app.world(dry_run=dry_run, parallel=parallel, wait_s=seconds(wait, "--wait"))
+    now = world.clock.now()
+    rules = rules_of(app, [node], now, accept_loss=accept_data_loss)
     asked = Failover(node, rules, app.inventory.strategy, reason, users, alive, request_id)
     if dry_run or not yes:
         _show_plan(app, asked, dry_run=dry_run, parallel=parallel)

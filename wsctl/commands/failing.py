@@ -15,7 +15,7 @@ from datetime import datetime
 
 from wsctl.commands.applying import AsItGoes, auto_apply
 from wsctl.context import App
-from wsctl.errors import NoCopy, PartialFailure
+from wsctl.errors import LeaseHeld, NoCopy, PartialFailure
 from wsctl.standbys import DataLoss, FailoverPolicy, FailoverRules
 
 PARALLEL = 16
@@ -38,13 +38,14 @@ def on_down(app: App, node: str, reason: str) -> str:
     if app.inventory.failover.policy is not FailoverPolicy.AUTOMATIC:
         return f"failover.policy is manual: wsctl node fail {node}"
     with _fresh(app) as own:
-        rules = rules_of(own, [node], own.wiring.clock.now())
+        world = own.world(parallel=PARALLEL, wait_s=WAIT_S)
+        rules = rules_of(own, [node], world.clock.now())
         with auto_apply(own, VERB, dry_run=False):
             live = AsItGoes(own, VERB)
             asked = Failover(
                 node, rules, own.inventory.strategy, reason, verb=VERB, report=lambda outcome: live.changed()
             )
-            outcomes = fail_over(own.world(parallel=PARALLEL, wait_s=WAIT_S), asked)
+            outcomes = fail_over(world, asked)
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     down = sum(isinstance(error, NoCopy) for error in errors)
     done = Counter(outcome.action for outcome in outcomes if outcome.error is None)["failed-over"]
@@ -58,16 +59,21 @@ def on_down(app: App, node: str, reason: str) -> str:
 
 
 def on_return(app: App, node: str) -> str:
-    """A node that is marked down answers: what is stale there is put aside, then it is cordoned. What was done.
+    """A node that is marked down answers: what is stale there is put aside, then it is cordoned. What was done; nothing
+    while it is being given up, or somebody else lets it in.
 
     Raises `NodeUnreachable`, or `PartialFailure` if something stale is left: then it stays marked down.
     """
     from wsctl.fencing import Readmission, readmit
 
     with _fresh(app) as own:
-        done = readmit(own.world(parallel=PARALLEL), Readmission(node, verb=VERB))
-    users = sum(outcome.action == "fenced" for outcome in done)
-    return f"{node} is back: stale copies of {users} users put aside, cordoned; wsctl node uncordon {node}"
+        try:
+            done = readmit(own.world(parallel=PARALLEL, wait_s=WAIT_S), Readmission(node, verb=VERB))
+        except LeaseHeld:
+            return ""
+    users = sum(outcome.action == "fenced" for outcome in done.users)
+    said = f"{node} is back: stale copies of {users} users put aside"
+    return f"{said}, cordoned; wsctl node uncordon {node}" if done.mark.action == "cordoned" else said
 
 
 def rules_of(app: App, failed: Collection[str], now: datetime, *, accept_loss: bool = False) -> FailoverRules:

@@ -24,7 +24,7 @@ from wsctl.commands.options import (
 )
 from wsctl.context import App
 from wsctl.errors import ConfirmationRequired, Refused, UsageError
-from wsctl.model import ClusterView, WorkspaceSpec
+from wsctl.model import ClusterView, WorkspaceSpec, spec_of
 from wsctl.plan import Plan
 from wsctl.planner.decision import Decision
 from wsctl.planner.life import plan_abandon, plan_remove, plan_restart, plan_stop
@@ -180,8 +180,7 @@ def operation_for(
     classes = app.inventory.classes
 
     def spec(user: str, view: ClusterView) -> WorkspaceSpec:
-        placement = view.placements.get(user)
-        return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
+        return spec_of(classes, view.placements.get(user))
 
     return Operation(verb, targets, lambda user, view: decide(user, spec(user, view), view), spec)
 

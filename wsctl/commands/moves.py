@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
+from wsctl import model
 from wsctl.commands.options import rate, seconds
 from wsctl.context import App
 from wsctl.errors import NodeError, UsageError
@@ -66,14 +67,9 @@ def how_of(app: App, verify: str | None, bwlimit: str | None, keep: str | None, 
 
 
 def spec_of(app: App) -> Callable[[str, ClusterView], WorkspaceSpec]:
-    """The spec of a placed user."""
+    """The spec of a user, by what is known of them."""
     classes = app.inventory.classes
-
-    def spec(user: str, view: ClusterView) -> WorkspaceSpec:
-        placement = view.placements.get(user)
-        return classes.get(placement.workspace_class if placement is not None else "default", classes["default"])
-
-    return spec
+    return lambda user, view: model.spec_of(classes, view.placements.get(user))
 
 
 # ------------------------------------------------------------------------------------------------------------- sizes

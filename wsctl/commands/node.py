@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from wsctl.errors import BackendError, NodeUnreachable, PartialFailure, WsctlErr
 from wsctl.model import ClusterView, NodeState
 from wsctl.reports import set_aside, suspicion
 from wsctl.text import ago
+
+if TYPE_CHECKING:
+    from wsctl.workflow import Outcome
 
 NodeArg = Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="A node of the inventory.")]
 NodesArg = Annotated[list[str], typer.Argument(metavar="NODE…", show_default=False, help="Nodes of the inventory.")]
@@ -164,6 +167,8 @@ def cordon(
 ) -> None:
     """Let no new users onto nodes. Users who live there stay, and may be started there.
 
+    On a node that was given up, what is stale is put aside first.
+
     Example:
       wsctl node cordon n2 --reason "disk swap on Friday"
     """
@@ -181,55 +186,48 @@ def uncordon(
     Example:
       wsctl node uncordon n2
     """
-    _put_aside(app, nodes, dry_run)
     _mark(app, "node uncordon", nodes, NodeState.READY, "", dry_run, request_id)
-
-
-def _put_aside(app: App, nodes: list[str], dry_run: bool) -> None:
-    """Of nodes that are marked down: nobody is sent there before what is stale is put aside."""
-    for name in nodes:
-        app.inventory.node(name)
-    marks = (app.store_for_reading if dry_run else app.store).marks()
-    down = [name for name in dict.fromkeys(nodes) if name in marks and marks[name].state is NodeState.DOWN]
-    if not down or dry_run:
-        return
-    from wsctl.fencing import Readmission, fence
-
-    for name in down:
-        for outcome in fence(app.world(), Readmission(name)):
-            app.out.note(f"{outcome.target}: {outcome.action} on {name}")
 
 
 def _mark(
     app: App, verb: str, nodes: list[str], state: NodeState, reason: str, dry_run: bool, request_id: str | None
 ) -> None:
-    from wsctl.commands.present import raise_if_failed, show_dry_run
+    from wsctl.commands.present import error_dict, error_text, raise_if_failed, show_dry_run
+    from wsctl.fencing import Readmission, mark_all
     from wsctl.output import Column
     from wsctl.planner.life import plan_mark
-    from wsctl.requests import run
-    from wsctl.workflow import Operation, Options, Workflow
+    from wsctl.requests import items_once
 
     targets = tuple(dict.fromkeys(nodes))
     for name in targets:
         app.inventory.node(name)
-    operation = Operation(
-        verb, targets, lambda node, view: plan_mark(node, state, reason, view), asks=False, lease="node"
-    )
-    request = app.request(request_id, verb, targets, state=state, reason=reason)
-    outcomes = run(Workflow(app.world(dry_run=dry_run)), operation, Options(dry_run=dry_run), request)
+    world = app.world(dry_run=dry_run)
+    asked = Readmission("", lambda node, view: plan_mark(node, state, reason, view), verb, request_id)
     if dry_run:
-        show_dry_run(app, outcomes)
+        show_dry_run(app, mark_all(world, targets, asked, dry_run=True))
         return
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
-    if len(outcomes) == 1 and outcomes[0].error is not None:
-        raise outcomes[0].error
-    marks = app.store.marks()
-    items = [
-        {"name": o.target, "state": marks[o.target].state.value if o.target in marks else "ready", "action": o.action}
-        for o in outcomes
-    ]
-    app.out.rows(items, (Column("name"), Column("state"), Column("action")))
-    raise_if_failed(failed, len(outcomes))
+    failed: list[Outcome] = []
+
+    def run() -> list[dict[str, object]]:
+        outcomes = mark_all(
+            world, targets, asked, report=lambda node, done: app.out.note(f"{done.target}: {done.action} on {node}")
+        )
+        failed.extend(outcome for outcome in outcomes if outcome.error is not None)
+        if len(outcomes) == 1 and outcomes[0].error is not None:
+            raise outcomes[0].error
+        marks = world.store.marks()
+        states = {name: marks[name].state if name in marks else NodeState.READY for name in targets}
+        return [
+            {"name": o.target, "state": states[o.target].value, "action": o.action}
+            | ({"error": error_dict(o.error)} if o.error is not None else {})
+            for o in outcomes
+        ]
+
+    request = app.request(request_id, verb, targets, state=state, reason=reason)
+    items = items_once(world, request, run, lambda items: not failed)
+    columns = (Column("name"), Column("state"), Column("action"), Column("error", show=error_text))
+    app.out.rows(items, columns if failed else columns[:-1])
+    raise_if_failed(failed, len(items))
 
 
 def _view(app: App, names: tuple[str, ...] | None) -> ClusterView:

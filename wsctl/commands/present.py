@@ -69,6 +69,11 @@ def error_dict(error: WsctlError) -> dict[str, object]:
     return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
+def error_text(error: object) -> str:
+    """The same in a table."""
+    return str(error["message"]) if isinstance(error, Mapping) else ""
+
+
 def show_outcomes(app: App, outcomes: Sequence[Outcome], *, explain: bool = False, many: bool = False) -> None:
     """The answer of a verb on users: one object for one user, a list for many.
 
@@ -78,7 +83,7 @@ def show_outcomes(app: App, outcomes: Sequence[Outcome], *, explain: bool = Fals
         _show_one(app, outcomes[0], explain=explain)
         return
     items = [_item(app, outcome, explain=explain) for outcome in outcomes]
-    columns = (*PLACEMENT_COLUMNS, Column("action"), Column("error", show=_error_text))
+    columns = (*PLACEMENT_COLUMNS, Column("action"), Column("error", show=error_text))
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     app.out.rows(items, columns if failed else columns[:-1])
     for outcome in failed[:3]:
@@ -170,7 +175,3 @@ def _item(app: App, outcome: Outcome, *, explain: bool) -> dict[str, object]:
 def _warn(app: App, outcome: Outcome) -> None:
     for warning in outcome.work.warnings if outcome.work is not None else ():
         app.out.warn(warning)
-
-
-def _error_text(error: object) -> str:
-    return str(error["message"]) if isinstance(error, Mapping) else ""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wsctl.planner.reconcile import Rules
     from wsctl.published import PublishedMap
     from wsctl.reconciler import Reconciler, Repair
+    from wsctl.workflow import World
 
 
 @command
@@ -68,7 +69,7 @@ def reconcile(
     world = app.world(dry_run=dry_run, parallel=parallel, wait_s=seconds(wait, "--wait"))
     reconciler = Reconciler(
         world,
-        rules=_rules(app, template, named=users is not None),
+        rules=_rules(app, world, template, named=users is not None),
         users=users,
         published=_published(app, map_file),
         request_id=request_id,
@@ -84,13 +85,13 @@ def reconcile(
         _raise_if_left(items, dry_run=dry_run)
 
 
-def _rules(app: App, template: str | None, *, named: bool) -> Rules:
+def _rules(app: App, world: World, template: str | None, *, named: bool) -> Rules:
     """How far this run may go, as the inventory has it."""
     from wsctl.planner.reconcile import Rules
 
     inventory = app.inventory
-    down = [name for name, mark in app.store_for_reading.marks().items() if mark.state is NodeState.DOWN]
-    failover = (inventory.strategy, rules_of(app, down, app.wiring.clock.now()))
+    down = [name for name, mark in world.store.marks().items() if mark.state is NodeState.DOWN]
+    failover = (inventory.strategy, rules_of(app, down, world.clock.now()))
     return Rules(adopt=template, named=named, keep_s=inventory.migrate.keep_s, failover=failover)
 
 

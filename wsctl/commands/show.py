@@ -45,7 +45,7 @@ def ls(
     activity = app.activity_for_reading.recorded().activity
     prefix = inventory.gateway.path_prefix
     copies = newest_copies(store.standbys())
-    now = app.wiring.clock.now()
+    now = app.clock_of(store).now()
     items = [
         placement_dict(p, activity.get(p.user), prefix) | standby_dict(copies.get(p.user), now) for p in placements
     ]
@@ -76,8 +76,8 @@ def show(app: App, user: UserArg) -> None:
         "created_at": placement.created_at,
         "updated_at": placement.updated_at,
     }
-    copies = newest_copies(copy for copy in store.standbys() if copy.user == target)
-    item |= standby_dict(copies.get(target), app.wiring.clock.now())
+    copies = newest_copies(store.standbys(target))
+    item |= standby_dict(copies.get(target), app.clock_of(store).now())
     item |= _observed(app, placement)
     item |= _idleness(app, placement)
     app.out.record(item)

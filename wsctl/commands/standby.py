@@ -6,6 +6,7 @@ nor for failing over (`fail`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,8 +59,8 @@ def sync(
         settings.bwlimit if bwlimit is None else rate(bwlimit, "--bwlimit"),
         dry_run,
     )
-    for user in options.users or ():
-        _wants_one(app, user)
+    if options.users:
+        _want_one(app, options.users)
     results = Keeper(app.world(dry_run=dry_run), options).run()
     columns = (
         Column("user"),
@@ -89,11 +90,12 @@ def ls(app: App) -> None:
     Example:
       wsctl standby ls
     """
+    from wsctl.model import spec_of
     from wsctl.output import Column, ago
     from wsctl.planner.standby import wants
     from wsctl.text import human_bytes
 
-    view, now = _view(app), app.wiring.clock.now()
+    view, now = _view(app), app.clock_of(app.store_for_reading).now()
     classes = app.inventory.classes
     items: list[dict[str, object]] = [
         {
@@ -105,11 +107,11 @@ def ls(app: App) -> None:
             "finished_at": copy.finished_at,
             "bytes": copy.bytes,
         }
-        for copy in view.standbys
+        for copies in view.standbys.values()
+        for copy in copies
     ]
-    have = {copy.user for copy in view.standbys}
     for user, placement in view.placements.items():
-        if user not in have and wants(placement, classes.get(placement.workspace_class, classes["default"]), view):
+        if user not in view.standbys and wants(placement, spec_of(classes, placement), view):
             none = dict.fromkeys(("node", "as_of", "age_s", "finished_at", "bytes"))
             items.append({"user": user, "source": placement.node, **none})
     columns = (
@@ -137,7 +139,9 @@ def settle(
     """
     from dataclasses import replace
 
+    from wsctl.audit import Auditor
     from wsctl.output import Column
+    from wsctl.plan import Work
     from wsctl.standbys import LeftState
 
     (target,) = check_users([user])
@@ -152,8 +156,11 @@ def settle(
     places = ", ".join(f"{left.node}: .wsctl-kept/{left.name}" for left in found)
     if not dry_run:
         app.out.confirm(f"Let {places} be deleted a day from now?", yes=yes)
-        for left in found:
-            store.keep_left(replace(left, state=LeftState.KEPT))
+        placement = store.placement(target)
+        trail = Auditor("standby settle", app.actor).trail(Work(target, "settled"), placement)
+        with trail.recorded(store.append_audit, plan=f"{places}: deleted a day from now", after=placement):
+            for left in found:
+                store.keep_left(replace(left, state=LeftState.KEPT))
     items: list[dict[str, object]] = [
         {
             "user": target,
@@ -184,21 +191,22 @@ def _synced(done: Synced) -> dict[str, object]:
     return item if done.error is None else {**item, "error": error_dict(done.error)}
 
 
-def _wants_one(app: App, user: str) -> None:
-    """Refuse a user of whom no copy is kept, saying why."""
+def _want_one(app: App, users: Sequence[str]) -> None:
+    """Refuse users of whom no copy is kept, saying why."""
+    from wsctl.model import spec_of
     from wsctl.planner.standby import wants
 
     view = _view(app)
-    placement = view.placements.get(user)
-    if placement is None:
-        raise NotFound(f"user {user} has no placement", hint=f"wsctl place {user}", details={"user": user})
-    classes = app.inventory.classes
-    if not wants(placement, classes.get(placement.workspace_class, classes["default"]), view):
-        raise UsageError(
-            f"no standby copy of {user} is kept: class {placement.workspace_class} doesn't ask for one, or their files "
-            "are on shared storage",
-            hint="standby: 1 in `workspace` or the class",
-        )
+    for user in users:
+        placement = view.placements.get(user)
+        if placement is None:
+            raise NotFound(f"user {user} has no placement", hint=f"wsctl place {user}", details={"user": user})
+        if not wants(placement, spec_of(app.inventory.classes, placement), view):
+            raise UsageError(
+                f"no standby copy of {user} is kept: class {placement.workspace_class} doesn't ask for one, or their "
+                "files are on shared storage",
+                hint="standby: 1 in `workspace` or the class",
+            )
 
 
 def _view(app: App) -> ClusterView:

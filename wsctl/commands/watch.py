@@ -80,7 +80,7 @@ def _watcher(app: App, name: str | None, say: Callable[[Event], None]) -> Watche
     from wsctl.watcher import Watcher
 
     return Watcher(
-        name or f"{socket.gethostname()}:{os.getpid()}",
+        _one_word(name or "") or f"{socket.gethostname()}:{os.getpid()}",
         tuple(app.inventory.nodes),
         app.probes,
         app.presence,
@@ -91,6 +91,11 @@ def _watcher(app: App, name: str | None, say: Callable[[Event], None]) -> Watche
         on_down=partial(on_down, app) if _is_automatic(app) else None,
         on_return=partial(on_return, app),
     )
+
+
+def _one_word(name: str) -> str:
+    """The name as notes have it, in which a space ends it."""
+    return "_".join(name.split())
 
 
 def _is_automatic(app: App) -> bool:

@@ -58,12 +58,11 @@ class RedisPresence:
 
     def beat(self, watcher: str, seen: Mapping[str, Ages]) -> list[Sighting]:
         """See `watchports.Presence`."""
-        who = watcher.replace(" ", "_")
-        words: list[object] = [_millis(self._keep_s), f"h {who} ", 0]
+        words: list[object] = [_millis(self._keep_s), f"h {watcher} ", 0]
         for node, ages in seen.items():
             for kind, age in (("w", ages.well_s), ("a", ages.alive_s)):
                 if age is not None and age <= self._keep_s:
-                    words += [f"{kind} {who} {node}", _millis(age)]
+                    words += [f"{kind} {watcher} {node}", _millis(age)]
         return self._listed(self._send("EVAL", _BEAT + _LS, 1, self._key, *words))
 
     def ls(self) -> list[Sighting]:

@@ -21,7 +21,11 @@ FAILOVER = section(
         "Users without a copy elsewhere: `never` leaves them down, `accept` starts them without their files.",
         "never",
     ),
-    max_age=Key(duration("1h"), "Older standby copies count as none.", null="any age will do"),
+    max_age=Key(
+        duration("1h"),
+        "Older standby copies count as none, unless their users were stopped before.",
+        null="any age will do",
+    ),
     sync_every=Key(duration("5m"), "How old a standby copy gets before it is brought up to date.", "5m"),
     sync_parallel=Key(number(1, 64, "a number of copies"), "Copied at once by one run.", "2"),
     sync_bwlimit=Key(RATE, "Most bytes a second of one copying.", null="no limit"),

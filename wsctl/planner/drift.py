@@ -26,7 +26,7 @@ def differences(
     out then, and so is letting a node back in: it is only told); nothing is said of the users in `leave_out`.
     """
     claims = all_claims(view, rules.adopt)
-    left = {*(c.user for c in view.kept), *(c.user for c in view.standbys), *(c.user for c in view.left)}
+    left = {*(c.user for c in view.kept), *view.standbys, *(c.user for c in view.left)}
     chosen = sorted({*view.placements, *claims, *left} if users is None else users)
     found = [
         difference

@@ -8,7 +8,7 @@ returns (`fence`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -20,6 +20,7 @@ from wsctl.model import Strategy as StrategyName
 from wsctl.plan import Step, Work
 from wsctl.planner.decision import Decision, damaged_row, set_aside
 from wsctl.planner.place import bring_up, create, plan_start
+from wsctl.planner.standby import is_exact
 from wsctl.scheduler import Placed, choose, explain
 from wsctl.standbys import Backup, DataLoss, FailoverRules, Standby
 from wsctl.text import human_duration
@@ -52,6 +53,23 @@ def users_of(failed: str, view: ClusterView) -> tuple[str, ...]:
         if left.node == failed and left.user in view.placements and view.placements[left.user].state in BEGUN
     }
     return tuple(sorted(there | begun, key=lambda user: (view.placements[user].state in RESTS, user)))
+
+
+def stranger(failed: str, users: Iterable[str], view: ClusterView) -> WsctlError | None:
+    """Why a failover of the node can't be about one of these users: they don't live there, nor did when it failed."""
+    went = {left.user for left in view.left if left.node == failed}
+    for user in users:
+        placement = view.placements.get(user)
+        if user in view.damaged:
+            return damaged_row(user, view)
+        if placement is None or (placement.node != failed and user not in went):
+            where = "has no placement" if placement is None else f"lives on {placement.node}, not on {failed}"
+            return NotFound(
+                f"user {user} {where}; nothing was changed",
+                hint=f"wsctl ls --node {failed}",
+                details={"user": user, "node": failed},
+            )
+    return None
 
 
 def plan_failover(
@@ -93,10 +111,10 @@ def _origins(placement: Placement, view: ClusterView, rules: FailoverRules) -> S
         return [_Origin(None, f"{failed} is down; every node has the files", leaves_files=False)]
     copies = _copies_of(placement, view)
     accepts = rules.loss is DataLoss.ACCEPT
-    fresh = [one for one in copies if accepts or _age_s(one[0], rules) <= (rules.max_age_s or float("inf"))]
+    most_s = rules.max_age_s or float("inf")
+    fresh = [one for one in copies if accepts or is_exact(one[1], placement) or _age_s(one[0], rules) <= most_s]
     if fresh:
-        said = f"{failed} is down; files as of"
-        return [_Origin(copy, f"{said} {at:%Y-%m-%d %H:%M:%S} UTC", copy.seen_at) for at, copy in fresh]
+        return [_from_copy(failed, at, copy) for at, copy in fresh]
     backup = rules.backups.newest.get(user)
     if accepts and backup is not None:
         return [_from_backup(user, failed, backup)]
@@ -120,12 +138,17 @@ def _origins(placement: Placement, view: ClusterView, rules: FailoverRules) -> S
     )
 
 
+def _from_copy(failed: str, at: datetime, copy: Standby) -> _Origin:
+    # Only the clock of the node that failed can be compared with the times of its files.
+    seen_at = copy.seen_at if copy.source == failed else 0
+    return _Origin(copy, f"{failed} is down; files as of {at:%Y-%m-%d %H:%M:%S} UTC", seen_at)
+
+
 def _from_backup(user: str, failed: str, backup: Backup) -> _Origin:
     when = f"{backup.at:%Y-%m-%d %H:%M:%S} UTC"
     return _Origin(
         None,
         f"{failed} is down; files as of {when}, from the backup",
-        # Only the clock of the node that has the files can be compared with their times.
         seen_at=int(backup.at.timestamp()) if backup.node == failed else 0,
         warning=f"{user} has the files of the backup of {when}: what is newer is on {failed}",
         backup=backup,
@@ -137,8 +160,8 @@ def _copies_of(placement: Placement, view: ClusterView) -> list[tuple[datetime, 
     their times; the newest first."""
     found = [
         (copy.as_of, copy)
-        for copy in view.standbys
-        if copy.user == placement.user and copy.node != placement.node and copy.as_of is not None
+        for copy in view.standbys.get(placement.user, ())
+        if copy.node != placement.node and copy.as_of is not None
     ]
     since = placement.created_at
     found = [one for one in found if since is None or one[0] >= since]

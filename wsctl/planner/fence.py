@@ -77,7 +77,7 @@ def _told(left: LeftFiles) -> str:
     count = f"{left.newer_files} file{'s' if left.newer_files != 1 else ''}"
     many = f"{count} ({human_bytes(left.newer_bytes or 0)}) of {left.user}"
     if left.seen_at == 0:
-        return f"{left.node} failed, and has {many}, who went on without files; all are kept"
+        return f"{left.node} failed, and has {many}, who went on without them; all are kept"
     newer = "that are newer" if left.newer_files != 1 else "that is newer"
     return f"{left.node} failed, and has {many} {newer} than the copy they went on with; all are kept"
 

@@ -173,6 +173,14 @@ def plan_mark(node: str, state: NodeState, reason: str, view: ClusterView) -> De
     return Decision(node, Work(node, "uncordoned" if state is NodeState.READY else str(state), (step,)))
 
 
+def plan_back(node: str, view: ClusterView) -> Decision:
+    """Cordon a node that was given up and is back. What somebody made of its mark meanwhile stays."""
+    known = view.nodes.get(node)
+    if known is not None and known.mark.state is not NodeState.DOWN:
+        return Decision(node, Work(node, "unchanged"))
+    return plan_mark(node, NodeState.CORDONED, "came back after it had failed", view)
+
+
 def _on_the_way_down(placement: Placement) -> PlacementState:
     """The state while a workspace is stopped or removed.
 

@@ -6,7 +6,8 @@ Responsible for: who wants one, the choice of its node, and the order of copying
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -39,27 +40,46 @@ def wants(placement: Placement | None, spec: WorkspaceSpec, view: ClusterView) -
     return node is not None and node.node.storage != "shared"
 
 
+def is_exact(copy: Standby, placement: Placement) -> bool:
+    """Whether the copy has everything that the user has, however old it is: they were stopped before it was begun, and
+    nobody has acted on them since."""
+    return (
+        placement.state is PlacementState.STOPPED
+        and copy.as_of is not None
+        and (copy.source, copy.generation) == (placement.node, placement.generation)
+        and (placement.updated_at is None or copy.as_of >= placement.updated_at)
+    )
+
+
 def is_due(placement: Placement, copies: Iterable[Standby], now: datetime, every_s: float) -> bool:
-    """Whether the newest copy of the user is `every_s` seconds old, or there is none. Of who is stopped since before
-    the last one, nothing can have changed."""
+    """Whether the newest copy of the user is `every_s` seconds old, or there is none. One that `is_exact` will do."""
     times = [copy for copy in copies if copy.as_of is not None and copy.node != placement.node]
     newest = max(times, key=lambda copy: copy.as_of or now, default=None)
     if newest is None or newest.as_of is None:
         return True
-    same = (newest.source, newest.generation) == (placement.node, placement.generation)
-    if placement.state is PlacementState.STOPPED and same:
-        return False
-    return (now - newest.as_of).total_seconds() >= every_s
+    return not is_exact(newest, placement) and (now - newest.as_of).total_seconds() >= every_s
 
 
-def plan_standby(user: str, spec: WorkspaceSpec, view: ClusterView, strategy: StrategyName) -> Errand:
+def neighbours_of(view: ClusterView) -> Counter[tuple[str, str]]:
+    """How many copies each node has of the users of each other: by (its name, the other's)."""
+    return Counter((copy.node, copy.source) for copies in view.standbys.values() for copy in copies)
+
+
+def plan_standby(
+    user: str,
+    spec: WorkspaceSpec,
+    view: ClusterView,
+    strategy: StrategyName,
+    neighbours: Mapping[tuple[str, str], int],
+) -> Errand:
     """Where the copy of a user who `wants` one is made: where it is, if that still does; else on the node that is in
-    another zone, has room for them, and has the fewest copies of their neighbours; among equals the best by score."""
-    placement = view.placements[user]
+    another zone, has room for them, and has the fewest copies of their `neighbours` (as by `neighbours_of`); among
+    equals the best by score."""
+    placement, theirs = view.placements[user], view.standbys.get(user, ())
     source = view.nodes[placement.node]
     suits = {name: node for name, node in view.nodes.items() if name != placement.node and _suits(node)}
     copies = sorted(
-        (copy for copy in view.standbys if copy.user == user and copy.node in suits),
+        (copy for copy in theirs if copy.node in suits),
         key=lambda copy: (copy.as_of.timestamp() if copy.as_of is not None else 0.0, copy.node),
         reverse=True,
     )
@@ -67,9 +87,9 @@ def plan_standby(user: str, spec: WorkspaceSpec, view: ClusterView, strategy: St
         return Errand(user, placement.node, copies[0].node)
     candidates = _ranked(user, spec, view, strategy, set(suits))
     if candidates:
-        best = min(candidates, key=lambda one: _order(one, source, view, user))
+        best = min(candidates, key=lambda one: _order(one, source, view, user, neighbours))
         return Errand(user, placement.node, best.node)
-    stays = [c.node for c in view.standbys if c.user == user and c.node != placement.node and _answers(c.node, view)]
+    stays = [copy.node for copy in theirs if copy.node != placement.node and _answers(copy.node, view)]
     if stays:
         # Nobody new may come there, but an old copy is of less use than a new one.
         return Errand(user, placement.node, stays[0])
@@ -80,8 +100,8 @@ def surplus(user: str, spec: WorkspaceSpec, view: ClusterView) -> tuple[DropStan
     """Copies that are of no use any more: of who has no placement, beside the user's own files, or not asked for."""
     placement = view.placements.get(user)
     steps = []
-    for copy in view.standbys:
-        if copy.user != user or not _answers(copy.node, view):
+    for copy in view.standbys.get(user, ()):
+        if not _answers(copy.node, view):
             continue
         if placement is None:
             steps.append(DropStandby(user, copy.node, f"{user} has no placement"))
@@ -94,9 +114,8 @@ def surplus(user: str, spec: WorkspaceSpec, view: ClusterView) -> tuple[DropStan
 
 def dropped_with(user: str, view: ClusterView) -> tuple[DropStandby, ...]:
     """The user's copies, as far as their nodes answer, to be deleted with the placement."""
-    return tuple(
-        DropStandby(user, copy.node, "") for copy in view.standbys if copy.user == user and _answers(copy.node, view)
-    )
+    copies = view.standbys.get(user, ())
+    return tuple(DropStandby(user, copy.node, "") for copy in copies if _answers(copy.node, view))
 
 
 def _suits(node: NodeView) -> bool:
@@ -121,10 +140,11 @@ def _ranked(
     return []
 
 
-def _order(one: Candidate, source: NodeView, view: ClusterView, user: str) -> tuple[bool, int, float, int]:
+def _order(
+    one: Candidate, source: NodeView, view: ClusterView, user: str, neighbours: Mapping[tuple[str, str], int]
+) -> tuple[bool, int, float, int]:
     zone, other = source.node.labels.get(ZONE), view.nodes[one.node].node.labels.get(ZONE)
     together = zone is not None and other == zone
-    here = source.node.name
     # The users of a node that dies should not all come to the same one.
-    neighbours = sum(1 for copy in view.standbys if copy.node == one.node and copy.source == here)
-    return together, neighbours, -(one.score or 0.0), -tie_break(user, one.node)
+    of_here = neighbours.get((one.node, source.node.name), 0)
+    return together, of_here, -(one.score or 0.0), -tie_break(user, one.node)

@@ -26,9 +26,10 @@ _LEFT = "user, node, generation, seen_at, state, newer_files, newer_bytes"
 class StandbyRows(MoveRows):
     """The part of `ports.Store` about standby copies; see `standbyports.StandbyStore` for what each method promises."""
 
-    def standbys(self) -> list[Standby]:
-        sql = f"SELECT {_STANDBY} FROM standbys WHERE cluster = ? ORDER BY user, node"
-        found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
+    def standbys(self, user: str | None = None) -> list[Standby]:
+        whose, params = ("", (self._cluster,)) if user is None else (" AND user = ?", (self._cluster, user))
+        sql = f"SELECT {_STANDBY} FROM standbys WHERE cluster = ?{whose} ORDER BY user, node"
+        found = self._database.read(lambda session: session.query(sql, params))
         return [self._standby(row) for row in found]
 
     def begin_standby(self, user: str, node: str, source: str) -> Placement | None:
