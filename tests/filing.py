@@ -176,7 +176,7 @@ class FakeStandbys:
         self.files._contact("standby-begin", way.user, way.source, way.target)
         key = (way.target, way.user)
         self.beside.setdefault(key, dict(self.complete_on.get(key, {})))
-        return SourceMark(1, int(self.files.clock.now().timestamp()))
+        return SourceMark(1, int(self.files.clock.now().timestamp() * 1_000_000))
 
     def bring(self, way: Way, *, bwlimit: int | None) -> Pass:
         self.files._contact("standby-bring", way.user, way.source, way.target)

@@ -20,8 +20,8 @@ from wsctl.standbys import LeftFiles, Standby
 
 @dataclass(frozen=True, slots=True)
 class SourceMark:
-    """A user's folder at the moment before it is copied: which one it is (`inode`), and the node's clock in seconds
-    since 1970."""
+    """A user's folder at the moment before it is copied: which one it is (`inode`), and when, in microseconds since
+    1970 by the node's clock."""
 
     inode: int
     at: int

@@ -18,7 +18,7 @@ class Standby:
     whatever the user had written by then is in it. None: it was begun and never was complete.
 
     `source` is the node that it is a copy of, `generation` the placement's then, and `seen_at` the clock of the source
-    at that moment, in seconds since 1970: only that one can be compared with the times of its files.
+    at that moment, in microseconds since 1970: only that one can be compared with the times of its files.
     """
 
     user: str
@@ -58,9 +58,9 @@ class LeftState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LeftFiles:
-    """Files of a user on a node that failed; the user went on elsewhere from a copy of the moment `seen_at` (seconds on
-    that node's clock; 0: from nothing that these files can be compared with). `generation` is that of their last
-    container there. `expired`: their time is over."""
+    """Files of a user on a node that failed; the user went on elsewhere from a copy of the moment `seen_at`, in
+    microseconds since 1970 by that node's clock (0: from nothing that these files can be compared with). `generation`
+    is that of their last container there. `expired`: their time is over."""
 
     user: str
     node: str

@@ -147,7 +147,7 @@ def test_a_backup_is_used_where_the_loss_of_what_is_newer_is_accepted() -> None:
     ]
     assert decision.work is not None
     (step,) = [step for step in decision.work.steps if isinstance(step, TakeOver)]
-    assert (step.seen_at, step.leaves_files) == (int(BACKUP.at.timestamp()), True)
+    assert (step.seen_at, step.leaves_files) == (int(BACKUP.at.timestamp() * 1_000_000), True)
     assert decision.work.warnings == (
         "alice has the files of the backup of 2026-01-01 03:00:00 UTC: what is newer is on n1",
     )

@@ -149,7 +149,7 @@ def _from_backup(user: str, failed: str, backup: Backup) -> _Origin:
     return _Origin(
         None,
         f"{failed} is down; files as of {when}, from the backup",
-        seen_at=int(backup.at.timestamp()) if backup.node == failed else 0,
+        seen_at=int(backup.at.timestamp() * 1_000_000) if backup.node == failed else 0,
         warning=f"{user} has the files of the backup of {when}: what is newer is on {failed}",
         backup=backup,
     )

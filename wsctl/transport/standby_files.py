@@ -21,6 +21,9 @@ from wsctl.transport import standby_scripts as scripts
 from wsctl.transport.files import LONG_S, ShellFiles
 from wsctl.transport.hosts import Host
 
+CLOCK_TICK_US = 20_000
+"""A file's time of change is that of the kernel's last tick, at most 10 ms before: `CONFIG_HZ` is 100 or more."""
+
 
 class ShellStandbys:
     """See `ports.StandbyFiles`. `hosts` gives a node; none is connected before it is used."""
@@ -62,9 +65,8 @@ class ShellStandbys:
         self._files.script(node, f"{root}/{scripts.FOLDER}", user, scripts.DROP, "delete a standby copy", LONG_S)
 
     def keep_left(self, node: str, root: str, left: LeftFiles) -> Newer:
-        said = self._files.script(
-            node, root, left.user, scripts.KEEP_LEFT, "put files aside", LONG_S, left.name, str(left.seen_at)
-        )
+        since = f"{max(0, left.seen_at - CLOCK_TICK_US) / 1_000_000:.6f}"
+        said = self._files.script(node, root, left.user, scripts.KEEP_LEFT, "put files aside", LONG_S, left.name, since)
         files, size = said.split()
         return Newer(int(files), int(size))
 

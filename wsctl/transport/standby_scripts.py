@@ -19,7 +19,7 @@ mend() { if there "$home"; then rm -rf -- "$old"; elif there "$old"; then mv -T 
 """
 
 MARK = """[ -d "$home" ] || { echo "there are no files of $2" >&2; exit 1; }
-printf '%s %s' "$(stat -c %i -- "$home")" "$(date +%s)\""""
+printf '%s %s' "$(stat -c %i -- "$home")" "$(date +%s%6N)\""""
 
 # Hard links: rsync replaces a file that differs by a new one, so the complete copy keeps its content.
 SEED = (
@@ -69,7 +69,7 @@ DROP = (
     + """fence "$in/"; rm -rf -- "$in" "$mark" "$seed" "$old" "$home" "$1/.promoted/$2" "$old.lock\""""
 )
 
-# $4 name, $5 seconds since 1970: by the time of change, which no program sets back.
+# $4 name, $5 seconds since 1970 with their fraction: by the time of change, which no program sets back.
 KEEP_LEFT = """umask 077; mkdir -p -- "$kept"
 there "$kept/$4" || ! there "$home" || mv -T -- "$home" "$kept/$4"
 [ -d "$kept/$4" ] || { echo 0 0; exit 0; }
