@@ -124,13 +124,17 @@ class Backups:
         """Make the repository as the node reaches it; False if it is there."""
         return self._repositories(node).create()
 
-    def copy(self, user: str, parent: str | None, *, live: bool) -> Copied:
-        """Take a snapshot of the user's files. A running workspace is paused for the second pass, unless `live`.
+    def copy(self, user: str, last: Snapshot | None, *, live: bool) -> Copied:
+        """Take a snapshot of the user's files. A running workspace is paused for the second pass, unless `live`. `last`
+        is the one before.
 
         Raises `NotFound`, `Refused`, `NodeError`, `LeaseHeld`. What couldn't be read doesn't raise: see `Taken.unread`.
         """
         world, before = self._world, self.find(user)
         repository = self._repositories(before.node)
+        # In a directory of its own, a node doesn't have what was taken on another one.
+        has_last = last is not None and (not self._is_directory or last.node == before.node)
+        parent = last.id if last is not None and has_last else None
         if not live and self._runs(before, user):
             # Without the lease: this may take an hour, in which others may have to act on the user.
             parent = repository.take(user, parent, Kind.FIRST_PASS).snapshot

@@ -106,6 +106,24 @@ def test_who_is_stopped_is_copied_once_and_builds_on_the_last_one(full: Desk) ->
     assert pauses(full) == []
 
 
+def test_in_a_directory_nothing_builds_on_what_another_node_has(full: Desk) -> None:
+    vault, home = full.reached.vault, full.home("alice")
+    assert vault is not None
+    full.inventory(INVENTORY + BACKUP.replace("s3:https://s3.example.com/studio", "/mnt/backup"))
+    full.ok("stop", "alice")
+    for _ in range(2):
+        full.ok("backup", "run")
+    built = [call[3] for call in vault.calls if call[0] == "take"]
+    assert built == ["", next(iter(vault.held))], "the second builds on the first"
+    other = next(name for name in ("n1", "n2") if name != home)
+    before = files(full)
+    full.sql("UPDATE placements SET node = ?", other)
+    files(full).parent.mkdir(exist_ok=True)
+    before.rename(files(full))
+    full.ok("backup", "run")
+    assert [call[3] for call in vault.calls if call[0] == "take"] == [*built, ""]
+
+
 def test_live_pauses_nobody_and_says_so(full: Desk) -> None:
     (item,) = full.ok("backup", "run", "--live", "-o", "json").items
     assert (item["kind"], pauses(full)) == ("live", [])

@@ -209,7 +209,7 @@ def _run(app: App, backups: Backups, users: Sequence[str], *, live: bool, parall
 
     homes = {home_of(backups, user) for user in users}
     listing = backups.listing([name for name in asked_nodes(app, None) if name in homes] or asked_nodes(app, None)[:1])
-    parents = {one.user: one.id for one in listing.snapshots}
+    parents = {one.user: one for one in listing.snapshots}
     with app.out.progress(len(users), "backing up") as progress:
 
         def copy(user: str) -> Copied:
