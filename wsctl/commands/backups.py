@@ -97,7 +97,7 @@ def run(
     for one in items:
         if one.get("unread"):
             app.out.warn(f"{one['user']}: some files couldn't be read: {one['unread']}")
-    _partly(items, "the others are backed up")
+    _partly(items, "failed; the others are backed up", "repeat it")
 
 
 @command
@@ -193,13 +193,13 @@ def _rehearse(app: App, backups: Backups, users: Sequence[str]) -> None:
     some_fail = any(item["error"] for item in items)
     columns = (Column("user"), Column("node"), Column("action"), *([Column("error", show=_said)] if some_fail else []))
     app.out.rows(items, columns)
-    _partly(items, "nothing was done")
+    _partly(items, "can't be backed up; nothing was done", None)
 
 
-def _partly(items: Sequence[Mapping[str, object]], others: str) -> None:
+def _partly(items: Sequence[Mapping[str, object]], said: str, hint: str | None) -> None:
     count = sum(item["error"] is not None for item in items)
     if count:
-        raise PartialFailure(f"{count} of {len(items)} failed; {others}", hint="repeat it")
+        raise PartialFailure(f"{count} of {len(items)} {said}", hint=hint)
 
 
 def _run(app: App, backups: Backups, users: Sequence[str], *, live: bool, parallel: int) -> list[dict[str, object]]:
