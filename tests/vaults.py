@@ -58,13 +58,15 @@ class FakeRepository:
         source = self.root / user
         if not source.is_dir():
             raise NodeError(self.node, f"{source} isn't there")
+        if parent is not None and not any(id_.startswith(parent) for id_ in self.vault.held):
+            raise NodeError(self.node, f"no matching ID found for prefix {parent}")
         self.vault.count += 1
         id_ = sha256(str(self.vault.count).encode()).hexdigest()
         self.vault.calls.append(("take", user, kind.value, "" if parent is None else parent))
         _copy(source, self.vault.folder / id_)
         unread = self.vault.unread
         at = self.vault.now() + timedelta(microseconds=self.vault.count)
-        self.vault.held[id_] = Snapshot(id_, user, self.node, at, kind, not unread)
+        self.vault.held[id_] = Snapshot(id_, user, self.node, at, kind, not unread or kind is Kind.FIRST_PASS)
         files = [path for path in source.rglob("*") if path.is_file() and not path.is_symlink()]
         size = sum(path.stat().st_size for path in files)
         return Taken(id_[:8], len(files), size, size if parent is None else 0, unread)

@@ -104,6 +104,21 @@ class Trail:
         )
 
 
+@contextmanager
+def recorded_together(
+    works: Sequence[tuple[Trail, str]], append: Callable[[Sequence[AuditEntry]], None]
+) -> Iterator[None]:
+    """As `Trail.recorded`, for several works that are done as one, each with its plan: two writes in all."""
+    append([replace(trail.intent(), plan=plan) for trail, plan in works])
+    try:
+        yield
+    except WsctlError as error:
+        with suppress(BackendError):
+            append([trail.failed(error, None) for trail, _ in works])
+        raise
+    append([trail.done(None) for trail, _ in works])
+
+
 def placement_values(placement: Placement | None) -> dict[str, object] | None:
     """A placement as values that JSON has."""
     if placement is None:

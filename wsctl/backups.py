@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
-from wsctl.audit import Auditor
+from wsctl.audit import Auditor, Trail, recorded_together
 from wsctl.errors import NodeError, NotFound, Refused, RepositoryLocked
 from wsctl.exchange import Exchange, Filling, Found, frozen, room_for
 from wsctl.folders import Folders
 from wsctl.model import container_name
 from wsctl.plan import Work
-from wsctl.snapshots import Extent, Keep, Kind, Repository, RepositoryOf, Snapshot, Taken, doomed
+from wsctl.snapshots import Extent, Keep, Kind, Repository, RepositoryOf, Snapshot, Taken, by_user, doomed
 from wsctl.transport.fanout import run as fan_out
 from wsctl.workflow import World
 
@@ -124,18 +124,22 @@ class Backups:
         """Make the repository as the node reaches it; False if it is there."""
         return self._repositories(node).create()
 
-    def copy(self, user: str, parent: str | None, *, live: bool) -> Copied:
-        """Take a snapshot of the user's files. A running workspace is paused for the second pass, unless `live`.
+    def copy(self, user: str, last: Snapshot | None, *, live: bool) -> Copied:
+        """Take a snapshot of the user's files. A running workspace is paused for the second pass, unless `live`. `last`
+        is the one before.
 
         Raises `NotFound`, `Refused`, `NodeError`, `LeaseHeld`. What couldn't be read doesn't raise: see `Taken.unread`.
         """
-        world, before = self._world, self._find(user)
+        world, before = self._world, self.find(user)
         repository = self._repositories(before.node)
+        # In a directory of its own, a node doesn't have what was taken on another one.
+        has_last = last is not None and (not self._is_directory or last.node == before.node)
+        parent = last.id if last is not None and has_last else None
         if not live and self._runs(before, user):
             # Without the lease: this may take an hour, in which others may have to act on the user.
             parent = repository.take(user, parent, Kind.FIRST_PASS).snapshot
         with world.leases.acquire([f"user:{user}"], command=self._auditor.verb, wait_s=world.lease_wait_s) as held:
-            found = self._find(user)
+            found = self.find(user)
             if found.node != before.node:
                 raise Refused(f"{user} moved to {found.node} while their files were copied", hint="repeat it")
             trail = self._auditor.trail(Work(user, "backed-up"), found.placement)
@@ -145,7 +149,7 @@ class Backups:
                 engine, pauses = world.engines(found.node), found.placement is not None and not live
                 began = world.clock.now()
                 with frozen(engine, user, wanted=pauses) as runs:
-                    kind = Kind.LIVE if live and runs else Kind.CONSISTENT
+                    kind = Kind.LIVE if runs and not pauses else Kind.CONSISTENT
                     taken = repository.take(user, parent, kind)
                 paused_s = (world.clock.now() - began).total_seconds() if pauses and runs else 0.0
                 done.words.append(f"snapshot {taken.snapshot}, {taken.files} files, {taken.content_bytes} bytes")
@@ -158,11 +162,24 @@ class Backups:
         for node in names if self._is_directory else names[:1]:
             repository = self._repositories(node)
             found = [one for one in repository.snapshots() if one.user in chosen and one.id not in gone]
-            ids = [one.id for one in doomed(found, keep)]
+            unwanted = doomed(found, keep)
+            ids = [one.id for one in unwanted]
             if ids:
-                self._patiently(names, lambda repository=repository, ids=ids: repository.forget(ids))  # type: ignore[misc]
+                with recorded_together(self._trails(unwanted), self._world.store.append_audit):
+                    self._patiently(names, lambda repository=repository, ids=ids: repository.forget(ids))  # type: ignore[misc]
                 gone.update(ids)
         return len(gone)
+
+    def _trails(self, unwanted: Iterable[Snapshot]) -> list[tuple[Trail, str]]:
+        """What is recorded of forgetting these. A first pass isn't worth an entry: what replaced it has one."""
+        lasting = by_user(one for one in unwanted if one.kind is not Kind.FIRST_PASS)
+        return [
+            (
+                self._auditor.trail(Work(user, "forgotten"), None),
+                "\n".join(f"snapshot {one.id} of {one.at:%Y-%m-%dT%H:%M:%SZ}, {one.kind}" for one in own),
+            )
+            for user, own in lasting.items()
+        ]
 
     def prune(self, nodes: Sequence[str]) -> None:
         """Free what was forgotten: by the first of the nodes, or by each in its own directory."""
@@ -219,7 +236,8 @@ class Backups:
             with contextlib.suppress(NodeError):
                 self._folders(node).discard(user, token)
 
-    def _find(self, user: str) -> Found:
+    def find(self, user: str) -> Found:
+        """Where the user's files are, on a node that there is. Raises `NotFound`."""
         found = self.exchange.find(user)
         if found is None:
             raise NotFound(f"user {user} has neither a placement nor files", hint="wsctl ls")

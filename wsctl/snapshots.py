@@ -19,7 +19,7 @@ class Kind(StrEnum):
     CONSISTENT = "consistent"
     """While the workspace was stopped or paused: the files are of one moment."""
     LIVE = "live"
-    """While the user worked, as was asked for: files may be of different moments."""
+    """While the user worked: files may be of different moments."""
     FIRST_PASS = "first-pass"  # noqa: S105 - no password
     """While the user worked, to make the pause short that follows. The next one replaces it."""
 
@@ -75,11 +75,16 @@ def doomed(snapshots: Iterable[Snapshot], keep: Keep) -> list[Snapshot]:
     A user's newest snapshot is always kept, and so is their newest that is consistent and complete: the first is the
     latest there is, the second the latest to rely on. A first pass goes as soon as there is something newer.
     """
-    by_user: dict[str, list[Snapshot]] = {}
-    for one in snapshots:
-        by_user.setdefault(one.user, []).append(one)
-    gone = [one for user in by_user for one in _doomed_of(sorted(by_user[user], key=_age, reverse=True), keep)]
+    gone = [one for own in by_user(snapshots).values() for one in _doomed_of(own, keep)]
     return sorted(gone, key=_age)
+
+
+def by_user(snapshots: Iterable[Snapshot]) -> dict[str, list[Snapshot]]:
+    """The snapshots of each user, newest first."""
+    found: dict[str, list[Snapshot]] = {}
+    for one in sorted(snapshots, key=_age, reverse=True):
+        found.setdefault(one.user, []).append(one)
+    return found
 
 
 def _age(one: Snapshot) -> tuple[datetime, str]:
@@ -111,12 +116,12 @@ def _month(at: datetime) -> tuple[int, ...]:
     return at.year, at.month
 
 
-def choose(snapshots: Iterable[Snapshot], user: str, at: datetime | None, id_: str | None) -> Snapshot | None:
-    """The user's snapshot that begins with `id_`, or else the newest that isn't younger than `at` (None: now).
+def choose(own: Sequence[Snapshot], at: datetime | None, id_: str | None) -> Snapshot | None:
+    """Of one user's snapshots, newest first, the one that begins with `id_`, or else the newest that isn't younger than
+    `at` (None: now).
 
     None if there is none. A first pass is only taken when nothing else is left; several that begin with `id_` are none.
     """
-    own = sorted((one for one in snapshots if one.user == user), key=_age, reverse=True)
     if id_ is not None:
         found = [one for one in own if one.id.startswith(id_)]
         return found[0] if len(found) == 1 else None
@@ -139,7 +144,8 @@ class Repository(Protocol):
 
     def take(self, user: str, parent: str | None, kind: Kind) -> Taken:
         """Copy the user's folder into it. `parent` is a snapshot of the same user: what has the same name, size and
-        times as there isn't read again."""
+        times as there isn't read again. If files couldn't be read, `Taken.unread` says so and the snapshot isn't
+        `complete`, unless it is a first pass."""
 
     def forget(self, ids: Sequence[str]) -> None:
         """Remove snapshots; those that aren't there are no failure. Their space is freed by `prune`."""
@@ -155,8 +161,8 @@ class Repository(Protocol):
 
     def restore(self, snapshot: str, user: str, token: str) -> None:
         """Make a new folder of the snapshot's files beside the user's, durable on return, every content compared with
-        its checksum: the upload `token` of `folders.Folders`. Uploads for the user that are older than a day are
-        removed."""
+        its checksum: the upload `token` of `folders.Folders`. Uploads for the user that are older than two
+        days are removed."""
 
     def compare(self, snapshot: str, user: str, token: str) -> list[str]:
         """How the restored folder differs from what the snapshot lists: type, mode, owner, size, time of each path."""

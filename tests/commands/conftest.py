@@ -24,6 +24,7 @@ from tests.vaults import FakeVault
 from tests.watching import FakeProbes, Fleet
 from wsctl.cli import main
 from wsctl.context import SystemClock, Wiring
+from wsctl.errors import NotFound
 from wsctl.folders import Folders
 from wsctl.model import Node
 from wsctl.ports import Clock
@@ -73,6 +74,7 @@ class Reached:
     trees: FakeFiles = field(init=False)
     spares: FakeStandbys = field(init=False)
     vault: FakeVault | None = None
+    nodes: Mapping[str, Node] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.trees = FakeFiles(self.fleet, FakeClock())
@@ -80,6 +82,7 @@ class Reached:
 
     def __call__(self, nodes: Mapping[str, Node], cluster: str) -> Reached:
         self.opened += 1
+        self.nodes = nodes
         return self
 
     def folders(self, name: str) -> Folders:
@@ -90,6 +93,8 @@ class Reached:
         return ShellFolders(node, LocalLauncher(name, 10.0))
 
     def repository(self, name: str, environment: Mapping[str, str]) -> Repository:
+        if name not in self.nodes:
+            raise NotFound(f"no node named {name!r} in the inventory")
         self.fleet(name)
         if self.vault is None or self.root is None:
             raise AssertionError("this test has no repository")

@@ -106,12 +106,42 @@ def test_who_is_stopped_is_copied_once_and_builds_on_the_last_one(full: Desk) ->
     assert pauses(full) == []
 
 
+def test_in_a_directory_nothing_builds_on_what_another_node_has(full: Desk) -> None:
+    vault, home = full.reached.vault, full.home("alice")
+    assert vault is not None
+    full.inventory(INVENTORY + BACKUP.replace("s3:https://s3.example.com/studio", "/mnt/backup"))
+    full.ok("stop", "alice")
+    for _ in range(2):
+        full.ok("backup", "run")
+    built = [call[3] for call in vault.calls if call[0] == "take"]
+    assert built == ["", next(iter(vault.held))], "the second builds on the first"
+    other = next(name for name in ("n1", "n2") if name != home)
+    before = files(full)
+    full.sql("UPDATE placements SET node = ?", other)
+    files(full).parent.mkdir(exist_ok=True)
+    before.rename(files(full))
+    full.ok("backup", "run")
+    assert [call[3] for call in vault.calls if call[0] == "take"] == [*built, ""]
+
+
 def test_live_pauses_nobody_and_says_so(full: Desk) -> None:
     (item,) = full.ok("backup", "run", "--live", "-o", "json").items
     assert (item["kind"], pauses(full)) == ("live", [])
     full.ok("stop", "alice")
     (item,) = full.ok("backup", "run", "--live", "-o", "json").items
     assert item["kind"] == "consistent"
+
+
+def test_who_works_in_a_container_without_a_placement_has_no_consistent_snapshot(full: Desk) -> None:
+    home = full.home("alice")
+    full.sql("DELETE FROM placements")
+    store = full.store()
+    store.remember_home("alice", home)
+    store.close()
+    folder = full.folder.parent / "nodes" / home / "alice"
+    assert (folder / "notes").exists()
+    (item,) = full.ok("backup", "run", "-o", "json").items
+    assert (item["node"], item["kind"], pauses(full)) == (home, "live", [])
 
 
 def test_it_goes_on_when_the_copy_fails(full: Desk) -> None:
@@ -128,6 +158,36 @@ def test_one_who_fails_stops_nobody(full: Desk) -> None:
     result = full("backup", "run", "-o", "json")
     assert result.code == 9
     assert {item["user"]: item["action"] for item in result.items} == {"alice": "backed-up", "bob": "failed"}
+
+
+@pytest.fixture
+def shrunk(full: Desk) -> Desk:
+    """alice and bob have backups; since then alice's node was taken out of the inventory."""
+    full.ok("place", "bob")
+    write(full, "bob's", "bob")
+    gone = full.home("alice")
+    assert full.home("bob") != gone
+    full.ok("backup", "run")
+    later(full)
+    lines = (INVENTORY + BACKUP).splitlines(keepends=True)
+    full.inventory("".join(line for line in lines if not line.startswith(f"  {gone}:")))
+    return full
+
+
+@pytest.mark.parametrize(("more", "done"), [([], "backed-up"), (["--dry-run"], "would-back-up")])
+def test_a_node_that_was_taken_out_of_the_inventory_stops_nobody_else(shrunk: Desk, more: list[str], done: str) -> None:
+    result = shrunk("backup", "run", "-o", "json", *more)
+    assert result.code == 9, result
+    alice, bob = result.items
+    assert (bob["action"], bob["error"]) == (done, None)
+    assert (alice["action"], "not in the inventory" in alice["error"]["message"]) == ("failed", True)
+
+
+def test_one_who_cant_be_verified_costs_the_others_no_verdict(shrunk: Desk) -> None:
+    result = shrunk("backup", "verify", "alice", "nobody", "bob", "-o", "json")
+    assert result.code == 9, result
+    assert [item["verdict"] for item in result.items] == ["restorable", "failed", "restorable"], "alice on another node"
+    assert "no snapshot" in result.items[1]["detail"][0]
 
 
 def test_what_isnt_kept_is_forgotten_and_a_lock_is_waited_for(full: Desk) -> None:
@@ -322,9 +382,32 @@ def test_prune_forgets_and_frees(full: Desk) -> None:
         later(full, 60 * hour + 1)
     assert full.ok("backup", "prune", "-n", "-o", "json").json["forgotten"] == 2
     assert len(vault.held) == 4
-    done = full.ok("backup", "prune", "-o", "json").json
+    asked = full("backup", "prune", "-o", "json")
+    assert (asked.code, asked.error["code"], len(vault.held)) == (5, "confirmation-required", 4)
+    done = full.ok("backup", "prune", "--yes", "-o", "json").json
     assert (done["forgotten"], done["action"]) == (2, "pruned")
     assert (len(vault.held), vault.calls[-1]) == (2, ("prune",))
+    rows = full.ok("audit", "alice", "-o", "json").items[-2:]
+    assert [(row["kind"], row["verb"], row["action"]) for row in rows] == [
+        ("intent", "backup prune", "forgotten"), ("done", "backup prune", "forgotten"),
+    ]  # fmt: skip
+    assert all(call in rows[0]["plan"] for call in vault.calls[-2][1:]), "each by its id"
+    assert full.ok("backup", "prune", "-o", "json").json["forgotten"] == 0, "who forgets nothing isn't asked"
+
+
+def test_forgetting_that_failed_is_recorded_as_such(full: Desk) -> None:
+    vault = full.reached.vault
+    assert vault is not None
+    full.ok("stop", "alice")
+    for _ in range(3):
+        later(full)
+        full.ok("backup", "run")
+    later(full)
+    vault.locked = 99
+    full("backup", "run")
+    rows = full.ok("audit", "alice", "-o", "json").items[-2:]
+    assert [(row["kind"], row["action"]) for row in rows] == [("intent", "forgotten"), ("failed", "forgotten")]
+    assert "locked" in rows[1]["detail"]
 
 
 # ---- secrets

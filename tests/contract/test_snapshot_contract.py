@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 
@@ -28,8 +34,6 @@ class Site(NamedTuple):
 
 
 def restic(tmp_path: Path, name: str, password: str = "secret words") -> Repository:
-    from dataclasses import replace
-
     node = replace(node_of(name), host_root=str(tmp_path / name))
     environment = {
         "RESTIC_REPOSITORY": str(tmp_path / "repository"), "RESTIC_PASSWORD": password,
@@ -200,3 +204,87 @@ def test_a_damaged_repository_restores_nothing_quietly(tmp_path: Path, how: str)
         repository.restore(taken.snapshot, "alice", "t1")
         assert repository.compare(taken.snapshot, "alice", "t1") == []
         raise AssertionError("it came back as if nothing were wrong")
+
+
+# ---- restic alone: what the fake can't show
+
+
+@pytest.fixture
+def lacking(tmp_path: Path) -> Repository:
+    """A repository, and alice's files on n1, one of which nobody can read: its path is too long for the kernel."""
+    packages.ensure_some(("restic",), print)
+    repository, folder = restic(tmp_path, "n1"), tmp_path / "n1" / "alice"
+    folder.mkdir(parents=True)
+    (folder / "notes").write_text("x")
+    at = os.open(folder, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=at)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    repository.create()
+    return repository
+
+
+def words(tmp_path: Path, *argv: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """restic as an operator runs it, beside us."""
+    more = {"RESTIC_REPOSITORY": str(tmp_path / "repository"), "RESTIC_PASSWORD": "secret words"}
+    return subprocess.Popen(["restic", *argv], stdin=stdin, stdout=subprocess.PIPE, env=os.environ | more)
+
+
+def test_what_couldnt_be_read_is_known_of_a_snapshot_that_keeps_its_id(lacking: Repository, tmp_path: Path) -> None:
+    first = lacking.take("alice", None, Kind.FIRST_PASS)
+    other = words(tmp_path, "backup", "--stdin", stdin=subprocess.PIPE)  # another backup, whose lock is there
+    while not list((tmp_path / "repository" / "locks").iterdir()):
+        time.sleep(0.05)
+    assert other.stdin is not None
+    with other, other.stdin:
+        second = lacking.take("alice", first.snapshot, Kind.CONSISTENT)
+        third = lacking.take("alice", second.snapshot, Kind.LIVE)
+        other.stdin.write(b"x")
+    assert all(taken.unread for taken in (first, second, third))
+    found = lacking.snapshots()
+    assert [one.id.startswith(taken.snapshot) for one, taken in zip(found, (first, second, third), strict=True)]
+    assert [(one.kind, one.complete) for one in found[1:]] == [(Kind.CONSISTENT, False), (Kind.LIVE, False)]
+
+
+def test_a_mark_goes_with_what_it_marks(lacking: Repository, tmp_path: Path) -> None:
+    lacking.take("alice", None, Kind.CONSISTENT)
+    shutil.rmtree(tmp_path / "n1" / "alice" / ("d" * 250))
+    lacking.take("alice", None, Kind.CONSISTENT)
+    lacking.prune()
+    first, whole = lacking.snapshots()
+    assert (first.complete, whole.complete) == (False, True)
+    lacking.forget([first.id])
+    lacking.prune()
+    left = json.loads(words(tmp_path, "snapshots", "--json").communicate()[0])
+    assert [one["id"] for one in left] == [whole.id]
+
+
+def test_only_old_uploads_are_swept_whatever_the_time_of_the_files(alice: Site) -> None:
+    if not isinstance(alice.n1, ResticRepository):
+        pytest.skip("the fake sweeps nothing")
+    os.utime(alice.roots[0] / "alice", (1, 1))
+    taken = alice.n1.take("alice", None, Kind.CONSISTENT)
+    alice.n1.restore(taken.snapshot, "alice", "t1")
+    incoming = alice.roots[0] / ".wsctl-incoming"
+    assert (incoming / "alice.t1").stat().st_mtime == 1
+    (incoming / "alice.inode").write_text("7\n")
+    os.utime(incoming / "alice.inode", (1, 1))
+    alice.n1.restore(taken.snapshot, "alice", "v2")
+    assert {one.name for one in incoming.iterdir()} == {"alice.t1", "alice.inode", "alice.v2"}
+
+
+def test_many_are_forgotten_in_commands_that_a_node_can_start(tmp_path: Path) -> None:
+    class Counted(LocalLauncher):
+        lengths: ClassVar[list[int]] = []
+
+        def start(self, argv: Sequence[str], *more: Any) -> Any:
+            self.lengths.append(len(shlex.join(argv)))
+            return super().start(["true"], *more)
+
+    node = replace(node_of("n1"), host_root=str(tmp_path))
+    ResticRepository(node, Counted("n1", 60.0), CLUSTER, {}).forget([f"{number:064x}" for number in range(3000)])
+    assert len(Counted.lengths) == 6
+    assert max(Counted.lengths) < 1 << 17

@@ -229,7 +229,7 @@ def test_killed_while_it_copies_it_leaves_a_sound_repository(site: Site, vault: 
     (done,) = site.json("backup", "run", "--wait", "60s", timeout=150)["items"]
     assert done["kind"] == "consistent"
     assert site.json("backup", "verify", alice)["items"][0]["verdict"] == "restorable"
-    assert site.json("backup", "prune")["action"] == "pruned"
+    assert site.json("backup", "prune", "--yes")["action"] == "pruned"
     assert site.containers() == [f"{node}/ws-u-{alice}"]
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsctl.snapshots import Keep, Kind, Snapshot, choose, doomed
+from wsctl.snapshots import Keep, Kind, Snapshot, by_user, choose, doomed
 
 NOON = datetime(2026, 3, 31, 12, tzinfo=UTC)
 ONLY_LAST = Keep(last=2, daily=0, weekly=0, monthly=0)
@@ -64,19 +64,21 @@ def test_what_is_kept_is_kept_again(facts: list[tuple[int, Kind, bool]], keep: K
 
 
 def test_which_one_is_meant() -> None:
-    found = [snapshot("aa1", 1), snapshot("aa2", 5), snapshot("b", 0.5, Kind.FIRST_PASS), snapshot("c", 0, user="bob")]
-    newest = choose(found, "alice", None, None)
+    mine = [snapshot("aa2", 5), snapshot("b", 0.5, Kind.FIRST_PASS), snapshot("aa1", 1)]
+    found = by_user([*mine, snapshot("c", 0, user="bob")])["alice"]
+    assert ids(found) == ["b", "aa1", "aa2"]
+    newest = choose(found, None, None)
     assert newest is not None
     assert newest.id == "aa1"
-    older = choose(found, "alice", NOON - timedelta(hours=2), None)
+    older = choose(found, NOON - timedelta(hours=2), None)
     assert older is not None
     assert older.id == "aa2"
-    assert choose(found, "alice", NOON - timedelta(hours=9), None) is None
-    assert choose(found, "alice", None, "aa") is None, "two begin so"
-    named = choose(found, "alice", None, "b")
+    assert choose(found, NOON - timedelta(hours=9), None) is None
+    assert choose(found, None, "aa") is None, "two begin so"
+    named = choose(found, None, "b")
     assert named is not None
     assert named.kind is Kind.FIRST_PASS
-    assert choose(found, "alice", None, "c") is None, "it is bob's"
-    only = choose(found[2:3], "alice", None, None)
+    assert choose(found, None, "c") is None, "it is bob's"
+    only = choose(found[:1], None, None)
     assert only is not None
     assert only.id == "b"

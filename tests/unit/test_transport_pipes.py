@@ -137,6 +137,46 @@ def test_a_refused_stream_ends_in_time(tmp_path: Path) -> None:
     assert time.monotonic() - started < 5
 
 
+def test_an_import_leaves_a_moves_mark_and_a_verification_alone(tmp_path: Path) -> None:
+    incoming = tmp_path / ".wsctl-incoming"
+    for name in (
+        "alice.0123456789ab",
+        "alice.0123456789ab.raw",
+        "alice.v123456789ab",
+        "alice.v123456789ab.raw",
+        "bob.1",
+    ):
+        (incoming / name).mkdir(parents=True)
+    (incoming / "alice.inode").write_text("7\n")
+    folders = ShellFolders(replace(node("n1"), host_root=str(tmp_path)), LocalLauncher("n1", 10.0))
+    with pytest.raises(NodeError):
+        folders.unpack("alice", "1", f"{os.getuid()}:{os.getgid()}", lambda send: 0)
+    left = {one.name for one in incoming.iterdir()}
+    assert left == {"alice.1", "alice.inode", "alice.v123456789ab", "alice.v123456789ab.raw", "bob.1"}
+
+
+class SlowToSync(LocalLauncher):
+    """A machine on which `sync` takes longer than a node may be silent."""
+
+    def __init__(self, tools: Path) -> None:
+        super().__init__("n1", 2.5)
+        tools.mkdir()
+        (tools / "sync").write_text("#!/bin/sh\nsleep 3\n")
+        (tools / "sync").chmod(0o755)
+        self._tools = tools
+
+    def start(self, argv: Any, *more: Any) -> Any:
+        return super().start(["env", f"PATH={self._tools}:{os.environ['PATH']}", *argv], *more)
+
+
+def test_a_disk_that_is_slow_to_sync_isnt_dead(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for name in (".wsctl-incoming/alice.1", "alice"):
+        (root / name).mkdir(parents=True)
+    folders = ShellFolders(replace(node("n1"), host_root=str(root)), SlowToSync(tmp_path / "tools"))
+    assert folders.swap("alice", "1", "kept") == f"{root}/.wsctl-kept/kept"
+
+
 class AsNobody(LocalLauncher):
     """This machine, as an account that isn't root."""
 

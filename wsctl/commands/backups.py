@@ -6,14 +6,14 @@ Responsible for: their options and answers. Not responsible for: the order of do
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wsctl.commands.options import DryRunOpt, RequestOpt, WaitOpt, YesOpt, check_users, command, seconds
 from wsctl.context import App
-from wsctl.errors import InventoryError, NodeError, NotFound, PartialFailure, WsctlError
+from wsctl.errors import BackendError, InventoryError, NodeError, NotFound, PartialFailure, WsctlError
 from wsctl.output import Column, human_bytes
 
 if TYPE_CHECKING:
@@ -80,8 +80,7 @@ def run(
     backups = open_backups(app, "backup run", request_id, wait=wait, dry_run=dry_run)
     chosen = known_users(app, users)
     if dry_run:
-        would = [{"user": user, "node": _home(backups, user), "action": "would-back-up"} for user in chosen]
-        app.out.rows(would, (Column("user"), Column("node"), Column("action")))
+        _rehearse(app, backups, chosen)
         return
     request = app.request(request_id, "backup run", chosen, live=live)
 
@@ -98,16 +97,18 @@ def run(
     for one in items:
         if one.get("unread"):
             app.out.warn(f"{one['user']}: some files couldn't be read: {one['unread']}")
-    if failed:
-        raise PartialFailure(f"{len(failed)} of {len(items)} failed; the others are backed up", hint="repeat it")
+    _partly(items, "failed; the others are backed up", "repeat it")
 
 
 @command
 def prune(app: App, node: NodeOpt = None, dry_run: DryRunOpt = False, yes: YesOpt = False) -> None:
     """Forget what `backup.keep` doesn't keep, also of users who are gone, and free its space. Other backups wait.
 
-    Example:
-      wsctl backup prune
+    Asks before it forgets, unless --yes.
+
+    Examples:
+      wsctl backup prune --dry-run
+      wsctl backup prune --yes
     """
     from wsctl.snapshots import Keep, doomed
 
@@ -118,6 +119,8 @@ def prune(app: App, node: NodeOpt = None, dry_run: DryRunOpt = False, yes: YesOp
     if dry_run:
         app.out.record({**item, "action": "would-prune"})
         return
+    if gone:
+        app.out.confirm(f"Forget {len(gone)} of {len(listing.snapshots)} snapshots for good?", yes=yes)
     reached = [name for name in nodes if name not in listing.failed]
     backups.retain(reached, keep, {one.user for one in gone})
     backups.prune(reached)
@@ -129,7 +132,7 @@ def prune(app: App, node: NodeOpt = None, dry_run: DryRunOpt = False, yes: YesOp
 
 def newest_backups(app: App, failed: Collection[str]) -> standbys.Backups:
     """The newest snapshot of each user, as nodes other than the `failed` ones list them; or why that isn't known."""
-    from wsctl.snapshots import choose
+    from wsctl.snapshots import by_user, choose
     from wsctl.standbys import Backup, Backups
 
     if app.inventory.backup.repository is None:
@@ -140,8 +143,8 @@ def newest_backups(app: App, failed: Collection[str]) -> standbys.Backups:
     except (NodeError, InventoryError) as error:
         return Backups(unknown=error.message)
     found = {}
-    for user in {one.user for one in listing.snapshots}:
-        newest = choose(listing.snapshots, user, None, None)
+    for user, own in by_user(listing.snapshots).items():
+        newest = choose(own, None, None)
         if newest is not None:
             found[user] = Backup(newest.id, newest.node, newest.at)
     # Where each node may have a directory of its own, those that didn't answer may have more.
@@ -179,11 +182,24 @@ def known_users(app: App, users: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(sorted({one.user for one in store.placements()} | set(store.homes())))
 
 
-def _home(backups: Backups, user: str) -> str:
-    found = backups.exchange.find(user)
-    if found is None:
-        raise NotFound(f"user {user} has neither a placement nor files", hint="wsctl ls")
-    return found.node
+def _rehearse(app: App, backups: Backups, users: Sequence[str]) -> None:
+    """Who would be backed up, and who can't be; raises `PartialFailure` then. No node is asked."""
+    items = list[dict[str, object]]()
+    for user in users:
+        try:
+            items.append({"user": user, "node": backups.find(user).node, "action": "would-back-up", "error": None})
+        except NotFound as error:
+            items.append(_result(user, error))
+    some_fail = any(item["error"] for item in items)
+    columns = (Column("user"), Column("node"), Column("action"), *([Column("error", show=_said)] if some_fail else []))
+    app.out.rows(items, columns)
+    _partly(items, "can't be backed up; nothing was done", None)
+
+
+def _partly(items: Sequence[Mapping[str, object]], said: str, hint: str | None) -> None:
+    count = sum(item["error"] is not None for item in items)
+    if count:
+        raise PartialFailure(f"{count} of {len(items)} {said}", hint=hint)
 
 
 def _run(app: App, backups: Backups, users: Sequence[str], *, live: bool, parallel: int) -> list[dict[str, object]]:
@@ -191,9 +207,9 @@ def _run(app: App, backups: Backups, users: Sequence[str], *, live: bool, parall
     from wsctl.snapshots import Keep
     from wsctl.transport.fanout import run as fan_out
 
-    nodes = list(dict.fromkeys(home_of(backups, user) for user in users))
-    listing = backups.listing([node for node in nodes if node is not None] or asked_nodes(app, None)[:1])
-    parents = {one.user: one.id for one in listing.snapshots}
+    homes = {home_of(backups, user) for user in users}
+    listing = backups.listing([name for name in asked_nodes(app, None) if name in homes] or asked_nodes(app, None)[:1])
+    parents = {one.user: one for one in listing.snapshots}
     with app.out.progress(len(users), "backing up") as progress:
 
         def copy(user: str) -> Copied:
@@ -208,7 +224,7 @@ def _run(app: App, backups: Backups, users: Sequence[str], *, live: bool, parall
         try:
             used = dict.fromkeys(copied.node for copied in done.values())
             backups.retain(used, Keep(*app.inventory.backup.keep), done)
-        except NodeError as error:
+        except (NodeError, BackendError) as error:
             app.out.warn(f"older snapshots weren't forgotten: {error.message}; the next run does it")
     return [_result(user, results[user]) for user in users]
 

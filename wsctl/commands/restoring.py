@@ -6,6 +6,7 @@ Responsible for: their options, which snapshot is meant, confirmations and answe
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,11 +76,25 @@ def verify(
       wsctl backup verify alice
       wsctl backup verify --on n3
     """
+    from wsctl.snapshots import by_user
+
     backups = open_backups(app, "backup verify", None)
+    place = None if node is None else app.inventory.node(node).name
+    until = None if at is None else _moment(app, at)
     listing = backups.listing(asked_nodes(app, None))
     _say_failed(app, listing)
-    chosen = check_users(users) if users else tuple(sorted({one.user for one in listing.snapshots}))
-    items = [_verified(app, backups, listing, user, at, node) for user in chosen]
+    own = by_user(listing.snapshots)
+    chosen = check_users(users) if users else tuple(sorted(own))
+
+    def tried(user: str) -> dict[str, object]:
+        try:
+            return _verified(app, backups, listing, _chosen(own, user, until, None), place)
+        except NotFound as error:
+            if users and len(chosen) == 1:
+                raise
+            return {**_no_item(user), "verdict": "failed", "detail": [error.message]}
+
+    items = [tried(user) for user in chosen]
     failed = [one for one in items if one["verdict"] != "restorable"]
     columns = [Column("user"), Column("snapshot", show=_short), Column("node"), Column("verdict")]
     app.out.rows(items, [*columns, Column("detail", show=_first)] if failed else columns)
@@ -109,10 +124,16 @@ def restore_user(
       wsctl restore alice --confirm alice
     """
     from wsctl.requests import items_once
+    from wsctl.snapshots import by_user
 
     user = confirmed_user(user, confirm)
     backups = open_backups(app, "restore", request_id, wait=wait, dry_run=dry_run)
-    chosen = _chosen(app, backups.listing(asked_nodes(app, None)), user, at, snapshot)
+    listing = backups.listing(asked_nodes(app, None))
+    try:
+        chosen = _chosen(by_user(listing.snapshots), user, None if at is None else _moment(app, at), snapshot)
+    except NotFound:
+        _say_failed(app, listing)
+        raise
 
     def bring() -> list[dict[str, object]]:
         node = target_of(app, backups.exchange, user, to, {}, f"wsctl restore {user}")
@@ -134,13 +155,11 @@ def restore_user(
         app.out.hint(f"wsctl place {user}")
 
 
-def _verified(
-    app: App, backups: Backups, listing: Listing, user: str, at: str | None, node: str | None
-) -> dict[str, object]:
-    chosen = _chosen(app, listing, user, at, None)
-    place = app.inventory.node(node).name if node is not None else listing.where[chosen.id]
-    if node is None and not app.inventory.backup.is_directory:
-        place = home_of(backups, user) or place
+def _verified(app: App, backups: Backups, listing: Listing, chosen: Snapshot, place: str | None) -> dict[str, object]:
+    if place is None:
+        place, home = listing.where[chosen.id], home_of(backups, chosen.user)
+        if home is not None and home in app.inventory.nodes and not app.inventory.backup.is_directory:
+            place = home
     item = {**_item(chosen), "node": place}
     try:
         different = backups.verify(chosen, place)
@@ -149,16 +168,17 @@ def _verified(
     return {**item, "verdict": "different" if different else "restorable", "detail": different}
 
 
-def _chosen(app: App, listing: Listing, user: str, at: str | None, id_: str | None) -> Snapshot:
+def _chosen(own: Mapping[str, Sequence[Snapshot]], user: str, until: datetime | None, id_: str | None) -> Snapshot:
     from wsctl.snapshots import choose
 
-    chosen = choose(listing.snapshots, user, None if at is None else _moment(app, at), id_)
+    chosen = choose(own.get(user, ()), until, id_)
     if chosen is None:
-        _say_failed(app, listing)
-        which = (
-            f"one snapshot that begins with {id_}" if id_ else f"a snapshot that isn't younger than {at}" if at else ""
-        )
-        raise NotFound(f"user {user} has no {which.removeprefix('a ') or 'snapshot'}", hint=f"wsctl backup ls {user}")
+        which = "snapshot"
+        if id_ is not None:
+            which = f"one snapshot that begins with {id_}"
+        elif until is not None:
+            which = f"snapshot that isn't younger than {until:%Y-%m-%dT%H:%M:%SZ}"
+        raise NotFound(f"user {user} has no {which}", hint=f"wsctl backup ls {user}")
     return chosen
 
 
@@ -187,10 +207,7 @@ def _newest(app: App, listing: Listing) -> list[dict[str, object]]:
     for one in listing.snapshots:
         counts[one.user] = counts.get(one.user, 0) + 1
     none = [user for user in known_users(app, None) if user not in newest]
-    items: list[dict[str, object]] = [
-        {"user": user, "node": None, "snapshot": None, "at": None, "kind": None, "complete": None, "snapshots": 0}
-        for user in none
-    ]
+    items = [{**_no_item(user), "snapshots": 0} for user in none]
     by_age = sorted(newest.values(), key=lambda one: one.at)
     return items + [{**_item(one), "snapshots": counts[one.user]} for one in by_age]
 
@@ -200,6 +217,10 @@ def _item(one: Snapshot) -> dict[str, object]:
         "user": one.user, "node": one.node, "snapshot": one.id, "at": one.at, "kind": one.kind.value,
         "complete": one.complete,
     }  # fmt: skip
+
+
+def _no_item(user: str) -> dict[str, object]:
+    return {"user": user, "node": None, "snapshot": None, "at": None, "kind": None, "complete": None}
 
 
 def _say_failed(app: App, listing: Listing) -> None:

@@ -45,7 +45,9 @@ printf '%s\\n' "$(cat "$key/from")"; cat "$key/key.pub" "$key/asked"
 # whose time is over go too.
 GRANT = """set -e; LC_ALL=C; export LC_ALL
 f=~/.ssh/authorized_keys; [ -s "$f" ] || [ "$2" = grant ] || exit 0
-umask 077; mkdir -p ~/.ssh; [ -e "$f" ] || : > "$f"
+umask 077; mkdir -p ~/.ssh
+if [ -L "$f" ]; then f=$(readlink -f -- "$f") || { echo "it is a link that leads nowhere" >&2; exit 1; }; fi
+[ -e "$f" ] || : > "$f"
 exec 9>> ~/.ssh/.wsctl-lock; flock -w 30 9 2>/dev/null || :
 now=$(date +%s); until=$((now + 3600)); expiry=$(date -d "@$until" +%Y%m%d%H%M%S)
 cp -p -- "$f" "$f.wsctl-new"

@@ -116,7 +116,7 @@ class ShellFiles:
         # are put aside: now somebody waits.
         with ThreadPoolExecutor(1) as pool:
             closing = pool.submit(self._keys.revoke, way.target, way.user) if self._keys.forget(way) else None
-            self._do(way.target, way.target_root, way.user, scripts.INSTALL, "install files")
+            self._do(way.target, way.target_root, way.user, scripts.INSTALL, "install files", timeout_s=LONG_S)
             if closing is not None:
                 closing.result()
 

@@ -17,7 +17,7 @@ from wsctl.errors import BackupDamaged, NodeError
 from wsctl.folders import FolderFacts
 from wsctl.model import Node, is_user_id
 from wsctl.transport.pipes import Launcher, Pipe
-from wsctl.transport.shell import RISE
+from wsctl.transport.shell import ALIVE, RISE
 
 # $1 is host_root, $2 the user, $3 a word for this import, $4 and so on as named in each.
 _FACTS = """d=$1; while [ ! -d "$d" ]; do d=$(dirname -- "$d"); done; stat -f -c '%a %S %d' -- "$d"
@@ -27,30 +27,40 @@ _PACK = """cd -- "$1/$2" || exit 3
 exec tar --create --file=- --format=posix --pax-option=delete=atime,delete=ctime --numeric-owner --xattrs \\
   --xattrs-include='user.*' ."""
 
-# $4: the only owner in the archive, or "many".
+# $4: the only owner in the archive, or "many". Who unpacks holds the user's lease, so other uploads are dead; but
+# `.inode` is a move's, and a verification (its token begins with v) holds no lease.
 _UNPACK = """set -e; umask 022; in=$1/.wsctl-incoming; same=--same-owner
 if [ "$(id -u)" != 0 ]; then same=--no-same-owner
   [ "$4" = "$(id -u):$(id -g)" ] || { echo "giving files to their owners takes root, or sudo" >&2; exit 4; }
 fi
-mkdir -p -- "$1"; umask 077; mkdir -p -- "$in"; rm -rf -- "$in/$2".*; mkdir -- "$in/$2.$3"; cd -- "$in/$2.$3"
+mkdir -p -- "$1"; umask 077; mkdir -p -- "$in"
+find "$in" -mindepth 1 -maxdepth 1 -name "$2.*" ! -name "$2.inode" \\( ! -name "$2.v*" -o -ctime +1 \\) \\
+  -exec rm -rf {} +
+mkdir -- "$in/$2.$3"; cd -- "$in/$2.$3"
 exec tar --extract --file=- --preserve-permissions --numeric-owner $same --xattrs --xattrs-include='user.*' \\
   --delay-directory-restore"""
 
 # $4: how many members there must be.
-_SEAL = """set -e; cd -- "$1/.wsctl-incoming/$2.$3"; found=$(find . -mindepth 1 -printf x | wc -c)
+_SEAL = (
+    ALIVE
+    + """set -e; cd -- "$1/.wsctl-incoming/$2.$3"; found=$(find . -mindepth 1 -printf x | wc -c)
 [ "$found" -eq "$4" ] || { echo "$found of $4 members are there" >&2; exit 1; }
-sync -f . 2>/dev/null || sync"""
+alive sync -f . 2>/dev/null || alive sync"""
+)
 
 # $4: the name under which what is replaced is kept.
-_SWAP = """set -e; new=$1/.wsctl-incoming/$2.$3; old=$1/$2; kept=$1/.wsctl-kept/$4; umask 077
+_SWAP = (
+    ALIVE
+    + """set -e; new=$1/.wsctl-incoming/$2.$3; old=$1/$2; kept=$1/.wsctl-kept/$4; umask 077
 [ -d "$new" ] || { echo "the upload is gone" >&2; exit 1; }
 if [ -e "$old" ] || [ -L "$old" ]; then mkdir -p -- "$1/.wsctl-kept"; [ ! -e "$kept" ]; mv -T -- "$old" "$kept"
   mv -T -- "$new" "$old" || { mv -T -- "$kept" "$old"; exit 1; }
   echo kept
 else mv -T -- "$new" "$old"; fi
-sync -f -- "$1" 2>/dev/null || sync"""
+alive sync -f -- "$1" 2>/dev/null || alive sync"""
+)
 
-_DISCARD = 'rm -rf -- "$1/.wsctl-incoming/$2.$3"'
+_DISCARD = ALIVE + 'alive rm -rf -- "$1/.wsctl-incoming/$2.$3"'
 
 
 class ShellFolders:

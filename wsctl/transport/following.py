@@ -44,10 +44,13 @@ def follow(name: str, session: Session, argv: Sequence[str], heard: Callable[[by
                 try:
                     part = channel.recv(1 << 16)
                 except TimeoutError:
-                    if not session.answers(session.timeouts.request):
+                    # Both streams share one window: what nobody reads here keeps the other from saying anything.
+                    if words := _pending(channel):
+                        err = (err + words)[-KEEP_BYTES:]
+                    elif not session.answers(session.timeouts.request):
                         raise NodeUnreachable(name, f"no word from {session.target.host} any more") from None
                     continue
-                err += _pending(channel)
+                err = (err + _pending(channel))[-KEEP_BYTES:]
                 if not part:
                     break
                 size += len(part)

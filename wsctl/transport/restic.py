@@ -4,8 +4,12 @@ Responsible for: the commands, how secrets get to them (by stdin, so that they s
 and what restic's answers mean. Not responsible for: which snapshots are taken or kept (`backups`, `snapshots`), nor for
 moving bytes between us and the node (`pipes`). No byte of a user's file comes by here.
 
-Seen with restic 0.14 to 0.16: exit code 3 of `backup` means that some files couldn't be read; `forget` and `prune` need
-the repository for themselves; names that aren't UTF-8 come out of `ls` with U+FFFD.
+Seen with restic 0.14 to 0.16: exit code 3 of `backup` means that some files couldn't be read; `forget`, `prune` and
+`tag` need the repository for themselves, and what `tag` changes gets another id; names that aren't UTF-8 come out of
+`ls` with U+FFFD.
+
+So which snapshots aren't complete stands in the repository as marks: tiny snapshots whose tag names the word by which
+the incomplete one was taken. Making one waits for nobody, and what it marks keeps its id.
 """
 
 from __future__ import annotations
@@ -17,15 +21,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 from wsctl.errors import NodeError, RepositoryError, RepositoryLocked, RepositoryMissing
 from wsctl.model import Node, is_user_id
 from wsctl.snapshots import Extent, Kind, Snapshot, Taken
 from wsctl.transport.pipes import Launcher, Pipe
-from wsctl.transport.shell import RISE
+from wsctl.transport.shell import ALIVE, RISE
 
 UNREAD = 3
 """restic's exit code when some files couldn't be read."""
+
+FORGOTTEN_AT_ONCE = 500
+"""Ids in one command: a word of a command has at most 128 KiB, and through SSH all of it is one word."""
 
 GUIDE = "docs/guides/backup.md"
 
@@ -39,26 +47,30 @@ command -v restic >/dev/null || { echo "restic isn't installed there" >&2; exit 
 """
 
 _RUN = _ENV + 'shift 2; exec restic "$@" </dev/null'
-_TAKE = _ENV + 'cd -- "$1" || exit 4; [ -d "$2" ] || { echo "$1/$2 isn\'t there" >&2; exit 4; }; shift 2\n'
-_TAKE += 'exec restic "$@" </dev/null'
+_QUIET = _ENV + ALIVE + 'shift 2; alive restic "$@"'
 
-# restic is silent while it restores: a sign of life every few seconds, and an end when nobody hears it.
-_LONG = """restic "$@" </dev/null >&2 & p=$!
-trap 'kill $p 2>/dev/null' EXIT; trap 'exit 1' PIPE HUP TERM INT
-n=0; while kill -0 $p 2>/dev/null; do n=$((n + 1)); [ $((n % 20)) -ne 1 ] || echo; sleep 0.1; done
-wait $p"""
-_PRUNE = _ENV + "shift 2\n" + _LONG
+# $3 the host's name and $4 the tags of the mark of a snapshot that isn't complete; no tags: it needs none.
+_TAKE = (
+    _ENV
+    + """cd -- "$1" || exit 4; [ -d "$2" ] || { echo "$1/$2 isn't there" >&2; exit 4; }
+user=$2 host=$3 mark=$4; shift 4
+[ -n "$mark" ] || exec restic "$@" </dev/null
+restic "$@" </dev/null; code=$?; [ $code = 3 ] || exit $code
+echo "some files couldn't be read" |
+  restic backup --quiet --host "$host" --tag "$mark" --stdin --stdin-filename "$user.incomplete" >&2 || {
+  echo "and the snapshot that lacks them couldn't be marked as incomplete" >&2; exit 5; }
+exit 3"""
+)
 
-# $3 a word for this restore, $4 the snapshot.
+# $3 a word for this restore, $4 the snapshot. How old an upload is its ctime says: its mtime comes out of the backup.
 _RESTORE = (
     _ENV
-    + """in=$1/.wsctl-incoming; mkdir -p -- "$in"
-find "$in" -mindepth 1 -maxdepth 1 -name "$2.*" -mtime +1 -exec rm -rf {} +; raw=$in/$2.$3.raw; new=$in/$2.$3; user=$2
-set -- restore "$4" --verify --target "$raw"
-"""
-    + _LONG.replace("\nwait $p", "\nwait $p || exit $?\n")
-    + """[ -d "$raw/$user" ] || { echo "the snapshot has no folder $user" >&2; exit 4; }
-mv -T -- "$raw/$user" "$new"; rmdir -- "$raw"; sync -f "$new" 2>/dev/null || sync"""
+    + ALIVE
+    + """in=$1/.wsctl-incoming; mkdir -p -- "$in"; raw=$in/$2.$3.raw; new=$in/$2.$3; user=$2
+find "$in" -mindepth 1 -maxdepth 1 -name "$2.*" ! -name "$2.inode" -ctime +1 -exec rm -rf {} +
+alive restic restore "$4" --verify --target "$raw" || exit $?
+[ -d "$raw/$user" ] || { echo "the snapshot has no folder $user" >&2; exit 4; }
+mv -T -- "$raw/$user" "$new"; rmdir -- "$raw"; alive sync -f "$new" 2>/dev/null || alive sync"""
 )
 _LISTING = """cd -- "$1/.wsctl-incoming/$2.$3" && exec find . -printf '%P\\0%y\\0%m\\0%U\\0%G\\0%s\\0%T@\\0'"""
 
@@ -86,38 +98,45 @@ class ResticRepository:
         return True
 
     def snapshots(self) -> list[Snapshot]:
-        out = self._do("list", "snapshots", "--json", "--tag", f"wsctl,cluster={self._cluster}")
-        found = [self._snapshot(one) for one in self._json(out or b"[]") or ()]
+        listed = self._listed()
+        incomplete = {mark for _, tags in listed if (mark := tags.get("incomplete"))}
+        found = [self._snapshot(facts, tags, incomplete) for facts, tags in listed]
         return sorted((one for one in found if one is not None), key=lambda one: (one.at, one.id))
 
     def take(self, user: str, parent: str | None, kind: Kind) -> Taken:
-        tags = ["wsctl", f"cluster={self._cluster}", f"user={user}", f"node={self._node.name}", f"kind={kind.value}"]
+        ours, word = ["wsctl", f"cluster={self._cluster}", f"user={user}"], uuid4().hex[:12]
+        tags = [*ours, f"node={self._node.name}", f"kind={kind.value}", f"take={word}"]
+        # A first pass is for nobody to rely on, and who works makes files vanish.
+        mark = "" if kind is Kind.FIRST_PASS else ",".join([*ours, f"incomplete={word}"])
         more = ["--parent", parent] if parent is not None else []
         words = ["--json", "--host", self._cluster, "--tag", ",".join(tags), *more, user]
-        code, out, said = self._ran(_TAKE, user, "backup", *words)
+        code, out, said = self._ran(_TAKE, user, self._cluster, mark, "backup", *words)
         summary = _summary(out)
         if code not in (0, UNREAD) or summary is None:
             raise self._error(f"back up {user} to", said)
-        taken = Taken(
+        return Taken(
             str(summary["snapshot_id"]),
             int(summary["total_files_processed"]),
             int(summary["total_bytes_processed"]),
             int(summary["data_added"]),
             (said or "some files couldn't be read") if code == UNREAD else "",
         )
-        if taken.unread:
-            self._do("mark a snapshot in", "tag", "--add", "incomplete", taken.snapshot)
-        return taken
 
     def forget(self, ids: Sequence[str]) -> None:
-        if ids:
-            self._do("forget snapshots of", "forget", "--quiet", *ids)
+        for start in range(0, len(ids), FORGOTTEN_AT_ONCE):
+            chunk = ids[start : start + FORGOTTEN_AT_ONCE]
+            self._long("forget snapshots of", _QUIET, "", "forget", "--quiet", *chunk)
 
     def unlock(self) -> None:
         self._do("unlock", "unlock")
 
     def prune(self) -> None:
-        self._long("prune", _PRUNE, "", "prune")
+        marks = {mark: str(facts["id"]) for facts, tags in self._listed() if (mark := tags.get("incomplete"))}
+        if marks:
+            # Looked for after their marks were seen: whose mark is being made now is among them.
+            there = {tags.get("take") for _, tags in self._listed()}
+            self.forget([id_ for mark, id_ in marks.items() if mark not in there])
+        self._long("prune", _QUIET, "", "prune")
 
     def extent(self, snapshot: str) -> Extent:
         facts = self._json(self._do("measure", "stats", "--json", "--mode", "restore-size", snapshot))
@@ -175,9 +194,14 @@ class ResticRepository:
                 pipe.write(f"{lines}\n".encode())
             yield pipe
 
-    def _snapshot(self, facts: Mapping[str, Any]) -> Snapshot | None:
-        """What restic knows of one; None if it isn't one of ours."""
-        tags = dict(tag.partition("=")[::2] for tag in facts.get("tags") or ())
+    def _listed(self) -> list[tuple[Mapping[str, Any], dict[str, str]]]:
+        """What restic knows of all that are the cluster's, marks too, each with its tags."""
+        out = self._do("list", "snapshots", "--json", "--tag", f"wsctl,cluster={self._cluster}")
+        found = self._json(out or b"[]") or ()
+        return [(one, dict(tag.partition("=")[::2] for tag in one.get("tags") or ())) for one in found]
+
+    def _snapshot(self, facts: Mapping[str, Any], tags: Mapping[str, str], incomplete: set[str]) -> Snapshot | None:
+        """One as we know it; None if it isn't one of ours, or a mark."""
         try:
             kind, at = Kind(tags["kind"]), _time(str(facts["time"]))
             user, node, id_ = tags["user"], tags["node"], str(facts["id"])
@@ -185,7 +209,7 @@ class ResticRepository:
             return None
         if not is_user_id(user) or not re.fullmatch("[0-9a-f]{64}", id_):
             return None
-        return Snapshot(id_, user, node, at, kind, "incomplete" not in tags)
+        return Snapshot(id_, user, node, at, kind, tags.get("take") not in incomplete and "incomplete" not in tags)
 
     def _json(self, out: bytes) -> Any:
         try:

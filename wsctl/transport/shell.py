@@ -32,6 +32,13 @@ exec sh -c "$script" wsctl "$@" """
 """Runs the script `$1` with the words after it, as root where that can be had: an account that isn't root gets what
 sudo gives it without a password."""
 
+ALIVE = """alive() {
+"$@" </dev/null >&2 & p=$!; trap 'kill $p 2>/dev/null || :' EXIT; trap 'exit 1' PIPE HUP TERM INT
+n=0; while kill -0 $p 2>/dev/null; do n=$((n + 1)); [ $((n % 20)) -ne 1 ] || echo; sleep 0.1; done
+c=0; wait $p || c=$?; trap - EXIT; return $c; }
+"""
+"""Runs what is silent for long: a sign of life (an empty line) every few seconds, and an end when nobody hears it."""
+
 
 class Done(NamedTuple):
     """How a command ended. 128 and more: by a signal."""

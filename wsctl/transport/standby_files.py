@@ -59,7 +59,7 @@ class ShellStandbys:
         self._files.finish(_beside(way))
 
     def promote(self, node: str, root: str, user: str) -> str | None:
-        return self._files.script(node, root, user, scripts.PROMOTE, "promote a standby copy") or None
+        return self._files.script(node, root, user, scripts.PROMOTE, "promote a standby copy", LONG_S) or None
 
     def drop(self, node: str, root: str, user: str) -> None:
         self._files.script(node, f"{root}/{scripts.FOLDER}", user, scripts.DROP, "delete a standby copy", LONG_S)
