@@ -97,4 +97,6 @@ UNPACK = """find "$in/" -mindepth 1 -delete
 tar --extract --directory="$in/" --file=- --preserve-permissions --same-owner --numeric-owner --acls --xattrs \\
   --xattrs-include='*' --delay-directory-restore $4"""
 
-FLUSH = """(setsid sh -c 'sync -f "$0" || sync' "$in" >/dev/null 2>&1 </dev/null &)"""
+# Half a minute is waited for: what is on disk before the stop isn't waited for after it.
+FLUSH = """setsid sh -c 'sync -f "$0" || sync' "$in" >/dev/null 2>&1 </dev/null & p=$!
+n=0; while [ $n -lt 600 ] && kill -0 $p 2>/dev/null; do sleep 0.05; n=$((n + 1)); done"""

@@ -33,6 +33,7 @@ OPTIONS = (
 TELL = ("--stats", "--info=progress2")
 LOOK = ("--dry-run", "--itemize-changes", "--checksum")
 
+FLUSH_S = 60.0
 PIECE = 1 << 17
 FIRST_LINE = 4096
 VANISHED = 24
@@ -122,9 +123,9 @@ class Copier:
         return sent
 
     def flush(self, way: Way) -> None:
-        """Have the target begin to write to its disk what was copied, and don't wait for it."""
+        """Have the target write to its disk what was copied; a slow one goes on without being waited for."""
         words = self._words(way, source=False)
-        self._hosts(way.target).run(FENCE + scripts.FLUSH, *words, data=b"", timeout_s=30.0)
+        self._hosts(way.target).run(FENCE + scripts.FLUSH, *words, data=b"", timeout_s=FLUSH_S)
 
     def _call(
         self, way: Way, options: tuple[str, ...] | None, words: tuple[str, ...], heard: Callable[[bytes], None]
