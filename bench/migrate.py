@@ -26,10 +26,11 @@ FILES, FOLDERS, BYTES = 20_000, 200, 1 << 30
 TREE = "tree-of-the-benchmark"
 KEY = "bench-key"
 
-# One folder in a hundred is written anew again and again, for as long as the container lives.
+# One folder in a hundred is written anew again and again, for as long as the container lives: 20 files a second, so
+# that all of them change while one rsync runs, and the user's own work takes little of the cores that all nodes share.
 WORK = (
-    "cd /workspace; while :; do for f in d000/* d100/*; do dd if=/dev/urandom of=$f bs=53687 count=1; done; "
-    "sleep 1; done"
+    "cd /workspace; while :; do for f in d000/* d100/*; do dd if=/dev/urandom of=$f bs=53687 count=1; sleep 0.05; "
+    "done; done"
 )
 
 PLAIN = """set -e; to=$1:/srv/workspaces/$2/; exec rsync -aHAXS --numeric-ids --delete --stats -e "ssh -F none -l root \

@@ -37,7 +37,7 @@ class FakeFiles:
         self.newest: dict[str, str] = {}
         self.ways: set[Way] = set()
         self.writes: dict[str, int] = {}
-        self.slow_s = 2.0
+        self.slow_s = 4.0
         self.on_copy: Callable[[str], None] = lambda user: None
         self.road = Road()
         self.calls: list[tuple[str, str]] = []
@@ -98,6 +98,9 @@ class FakeFiles:
             self.write(way.user, f"written during pass {len(self.calls)}")
         self.clock.advance(self.slow_s)
         return Pass(changed, self.slow_s, self.road)
+
+    def sync(self, way: Way) -> None:
+        self._contact("sync", way.user, way.target)
 
     def verify(self, way: Way, *, full: bool) -> list[str]:
         self._contact("verify", way.user, way.source, way.target)

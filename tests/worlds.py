@@ -295,7 +295,7 @@ CALLS = (
     "facts", "containers", "container", "has_image", "pull", "create", "start", "stop", "pause", "unpause", "rename",
     "remove", "await_ready", "signs", "purge_data",
 )  # fmt: skip
-FILES = ("check", "prepare", "copy", "verify", "install", "discard", "disarm", "keep", "drop")
+FILES = ("check", "prepare", "copy", "sync", "verify", "install", "discard", "disarm", "keep", "drop")
 STANDBYS = ("begin", "bring", "complete", "promote", "drop", "keep_left")
 EFFECTS = {
     "pull", "create", "start", "stop", "pause", "unpause", "rename", "remove", "purge_data", *WRITES, *FILES[1:],

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-SHORT_S = 1.0
-"""A pass that took no longer than this leaves a rest that takes no longer either: not worth another pass."""
+SHORT_S = 3.0
+"""A pass that took no longer than this leaves a rest that takes no longer either, and mostly next to nothing: not worth
+another pass, which costs a drain more than it spares its users."""
 
 REST_S = 0.5
 """Nor is one for a rest that is sent in so short a time: then it is looking through all files that takes long, and the

@@ -17,18 +17,23 @@ ssh -F none -l "$6" -p "$5" -o HostName="$4" -o HostKeyAlias=wsctl-target -o Hos
 
 # The key is made on the source and never leaves it. rsync itself says what it will have the target run: `$3/ask` stands
 # in for ssh. stdin: the target's line for known_hosts. $4 host, $5 port, $6 login, $7 host key algorithms, $8 that of
-# rsync for each of the ways in which it will be called. The socket `mux` has a short path: the folder's is long.
+# rsync for each of the ways in which it will be called. The socket `mux` has a short path: the folder's is long. Where
+# the processor has instructions for AES it goes before ssh's own favourite: a gigabyte took 1.4 s in place of 2.2 s.
 KEY = """fence "$3/"; umask 077; rm -rf -- "$3"; mkdir -p -- "$3"
 find "${3%/*}" -mindepth 1 -maxdepth 1 -mmin +120 -exec rm -rf {} + 2>/dev/null || :
 cat > "$3/known_hosts"
 ssh-keygen -q -t ed25519 -N '' -C wsctl-move -f "$3/key" >&2
+ciphers=
+if grep -qw aes /proc/cpuinfo; then
+  ciphers=$({ ssh -Q cipher | grep -e -gcm@; ssh -Q cipher | grep -e ^chacha20 -e '-ctr$'; } 2>/dev/null | tr '\\n' ,)
+fi
 cat > "$3/ssh" <<END
 cd "$3" || exit 255
 exec ssh -F none -i "$3/key" -l "$6" -p $5 -o HostName="$4" -o HostKeyAlias=wsctl-target -o HostKeyAlgorithms=$7 \\
   -o UserKnownHostsFile="$3/known_hosts" -o GlobalKnownHostsFile=/dev/null -o StrictHostKeyChecking=yes \\
   -o IdentitiesOnly=yes -o IdentityAgent=none -o PreferredAuthentications=publickey -o BatchMode=yes \\
   -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=4 -o ForwardAgent=no -o ForwardX11=no \\
-  -o ControlPath=mux "\\$@"
+  -o ControlPath=mux ${ciphers:+-o Ciphers=${ciphers%,}} "\\$@"
 END
 echo 'shift; printf "%s\\n" "$*" >> "$MOVE_ASKED"; exit 1' > "$3/ask"
 MOVE_ASKED=$3/asked; export MOVE_ASKED; unset RSYNC_PROTECT_ARGS RSYNC_RSH
@@ -62,16 +67,21 @@ mv -fT -- "$f.wsctl-new" "$f\""""
 _ODD = """find "$home/" ! -type f ! -type d ! -type l -printf '/%P\\0' | sed -z '/[][*?]/ s/[][*?\\]/\\\\&/g'"""
 
 # A pass lives as long as the connection: when stdin ends, so does rsync. All passes share one connection to the target,
-# which ends by itself. The words of rsync follow.
+# which ends by itself. rsync tells of its progress after each file: only what is another percentage is passed on, for
+# hearing of 20,000 files took us 3 s of a move of 15 s. The words of rsync follow.
 RUN = (
     """unset RSYNC_PROTECT_ARGS RSYNC_RSH; exec 3<&0; key=$3; shift 3; set +e
 [ -S "$key/mux" ] ||
   sh "$key/ssh" -M -N -f -o ControlPersist=60 wsctl-target </dev/null >/dev/null 2>&1 3<&-
+at_once=; awk -W version </dev/null 2>&1 | grep -q mawk && at_once='-W interactive'
+rm -f -- "$key/said"; mkfifo -- "$key/said" || exit 1
+{ stdbuf -oL tr '\\r' '\\n' || tr '\\r' '\\n'; } < "$key/said" 2>/dev/null 3<&- |
+  awk $at_once '/^ *[0-9]+ +[0-9]+%/ { if ($2 == was) next; was = $2 } { print; fflush() }' 3<&- & f=$!
 """
     + _ODD
-    + """ 3<&- | "$@" 3<&- & p=$!
+    + """ 3<&- | "$@" 3<&- > "$key/said" & p=$!
 (read -r line <&3; kill $p) >/dev/null 2>&1 & w=$!
-wait $p; c=$?; kill $w 2>/dev/null; exit $c"""
+wait $p; c=$?; wait $f; kill $w 2>/dev/null; exit $c"""
 )
 
 # rsync whose other end is reached through our own stdin and stdout: first a line with what the other end is to run. $4
@@ -97,6 +107,7 @@ UNPACK = """find "$in/" -mindepth 1 -delete
 tar --extract --directory="$in/" --file=- --preserve-permissions --same-owner --numeric-owner --acls --xattrs \\
   --xattrs-include='*' --delay-directory-restore $4"""
 
-# Half a minute is waited for: what is on disk before the stop isn't waited for after it.
+# $4: wait, for half a minute at most; or nothing.
 FLUSH = """setsid sh -c 'sync -f "$0" || sync' "$in" >/dev/null 2>&1 </dev/null & p=$!
+[ -n "$4" ] || exit 0
 n=0; while [ $n -lt 600 ] && kill -0 $p 2>/dev/null; do sleep 0.05; n=$((n + 1)); done"""

@@ -122,9 +122,9 @@ class Copier:
             raise failed(way, Done(there[0] or here[0], b"", there[2] + b" " + here[2]), "tar")
         return sent
 
-    def flush(self, way: Way) -> None:
-        """Have the target write to its disk what was copied; a slow one goes on without being waited for."""
-        words = self._words(way, source=False)
+    def flush(self, way: Way, *, wait: bool) -> None:
+        """Have the target write to its disk what was copied; it goes on with that when nobody waits any more."""
+        words = (*self._words(way, source=False), "wait" if wait else "")
         self._hosts(way.target).run(FENCE + scripts.FLUSH, *words, data=b"", timeout_s=FLUSH_S)
 
     def _call(

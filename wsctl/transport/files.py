@@ -95,8 +95,11 @@ class ShellFiles:
             self._copied.add(way)
         done = Pass(size, time.monotonic() - began, road)
         if not final:
-            self._copier.flush(way)
+            self._copier.flush(way, wait=False)
         return done
+
+    def sync(self, way: Way) -> None:
+        self._copier.flush(way, wait=True)
 
     def verify(self, way: Way, *, full: bool) -> list[str]:
         road = self._road(way)
