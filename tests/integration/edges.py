@@ -127,8 +127,8 @@ class Edge:
         time.sleep(1.05)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Ask the Nginx here."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        """Ask the Nginx here, which itself waits 5 s for a workspace that is silent."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
