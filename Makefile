@@ -20,7 +20,7 @@ demo: $(READY)           ## three real nodes, a dozen users, one tour
 	@$(BIN)/python -m lab.demo
 
 test: $(READY)           ## every test, the real parts included
-	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/commands
+	@$(BIN)/python -m pytest -q -n 3 tests/unit tests/commands
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/contract tests/faults tests/integration
 
 check: $(READY)          ## formatting, lint, types, arrows, fast tests: under a minute
@@ -28,7 +28,7 @@ check: $(READY)          ## formatting, lint, types, arrows, fast tests: under a
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo > .lint-imports.log 2>&1 || (cat .lint-imports.log; exit 1)
 	@rm -f .lint-imports.log
-	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/commands
+	@$(BIN)/python -m pytest -q -n 3 tests/unit tests/commands
 
 bench: $(READY)          ## the table of the README, with its gates
 	@$(BIN)/python -m bench

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from wsctl.context import App
 from wsctl.errors import BackendError, InventoryError, NodeError, PartialFailure, Refused, UsageError, WsctlError
-from wsctl.livemap import Wanted, wanted_map
 
 if TYPE_CHECKING:
     from wsctl.gateway import Applied, ApplyOptions
+    from wsctl.livemap import Wanted
     from wsctl.store.store import SqlStore
 
 AUTO_WAIT_S = 30.0
@@ -27,6 +27,7 @@ AUTO_WAIT_S = 30.0
 
 def render(app: App, store: SqlStore) -> Wanted:
     """The map of the placements as they are now. Raises `BackendError` for a row that must not reach Nginx."""
+    from wsctl.livemap import wanted_map
     from wsctl.routes import render_map, routes_of, states_of
     from wsctl.snippet import snippet_digest
 
