@@ -25,10 +25,10 @@ test: $(READY)           ## every test, the real parts included
 
 check: $(READY)          ## formatting, lint, types, arrows, fast tests: under a minute
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
-	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo > .lint-imports.log 2>&1 || (cat .lint-imports.log; exit 1)
 	@rm -f .lint-imports.log
-	@$(BIN)/python -m pytest -q -n 3 tests/unit tests/commands
+	@$(BIN)/mypy --no-error-summary & types=$$!; \
+	$(BIN)/python -m pytest -q -n 3 tests/unit tests/commands; tests=$$?; wait $$types && exit $$tests
 
 bench: $(READY)          ## the table of the README, with its gates
 	@$(BIN)/python -m bench

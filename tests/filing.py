@@ -99,7 +99,7 @@ class FakeFiles:
         self.clock.advance(self.slow_s)
         return Pass(changed, self.slow_s, self.road)
 
-    def sync(self, way: Way) -> None:
+    def sync(self, way: Way, *, wait: bool) -> None:
         self._contact("sync", way.user, way.target)
 
     def verify(self, way: Way, *, full: bool) -> list[str]:

@@ -64,8 +64,8 @@ class NodeFiles(Protocol):
         vanish meanwhile are fine unless `final`. By tar everything is copied, and it must be `final`. `bwlimit` is in
         bytes a second."""
 
-    def sync(self, way: Way) -> None:
-        """Have what was copied so far on the target's disk; one that is slow isn't waited for longer than a while."""
+    def sync(self, way: Way, *, wait: bool) -> None:
+        """Have the target write to its disk what was copied so far; `wait` for it, half a minute at most."""
 
     def verify(self, way: Way, *, full: bool) -> list[str]:
         """How what is incoming differs from the source, one line each (untrusted text): in names, types, modes, owners,

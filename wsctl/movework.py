@@ -154,9 +154,10 @@ class MoveWork:
         # A stream of everything is no use before the last one, which can only be the same again.
         while self.road.kind is not RoadKind.TAR:
             live.append(self._copy(step))
-            if not another_pass(live):
-                # What is on the target's disk before the stop needn't be waited for after it.
-                self._files.sync(self._way(step))
+            is_last = not another_pass(live)
+            # What is on the target's disk before the stop needn't be waited for after it.
+            self._files.sync(self._way(step), wait=is_last)
+            if is_last:
                 return
             self.check()
 

@@ -261,9 +261,9 @@ def waking(post: Desk, port: int) -> Iterator[Callable[[], Desk]]:
     def begin() -> Desk:
         from tests.commands.conftest import Stream
         from wsctl.commands.waking import answering
-        from wsctl.commands.watch import now
         from wsctl.context import App, Wiring
         from wsctl.output import Output
+        from wsctl.sharedclock import boot_clock as now
 
         def run() -> None:
             wiring = Wiring(fleet=post.reached, gateways=post.edges, clock=post.clock)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,19 +18,13 @@ import typer
 
 from wsctl.commands.options import command, seconds
 from wsctl.context import App
+from wsctl.sharedclock import boot_clock
 from wsctl.text import iso
 
 if TYPE_CHECKING:
     from wsctl.waker import Waker
     from wsctl.watcher import Watcher
     from wsctl.watchports import Event
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def now() -> float:
-    """Seconds that only go forward, also while the machine sleeps."""
-    return time.clock_gettime(_CLOCK)
 
 
 @command
@@ -66,10 +59,14 @@ def watch(
     say = _sayer(app)
     watcher = _watcher(app, name, say)
     where = wake or app.inventory.watch.wake
-    hook = answering(app, where, lambda user, why: say(Event("wake", None, f"{user}: {why}")), now) if where else None
+    hook = (
+        answering(app, where, lambda user, why: say(Event("wake", None, f"{user}: {why}")), boot_clock)
+        if where
+        else None
+    )
     with hook or nullcontext() as waker:
         app.out.note(f"{watcher.name} watches {len(watcher.nodes)} nodes" + (f", wakes on {where}" if where else ""))
-        _run(app, watcher, waker, None if length_s is None else now() + length_s)
+        _run(app, watcher, waker, None if length_s is None else boot_clock() + length_s)
 
 
 def _watcher(app: App, name: str | None, say: Callable[[Event], None]) -> Watcher:
@@ -86,7 +83,7 @@ def _watcher(app: App, name: str | None, say: Callable[[Event], None]) -> Watche
         app.presence,
         app.store,
         app.inventory.watch.rules,
-        now,
+        boot_clock,
         say,
         on_down=partial(on_down, app) if _is_automatic(app) else None,
         on_return=partial(on_return, app),
@@ -114,7 +111,7 @@ def _run(app: App, watcher: Watcher, waker: Waker | None, ends: float | None) ->
         supervisor.alive()
         if waker is not None:
             waker.check()
-        if ends is not None and now() >= ends:
+        if ends is not None and boot_clock() >= ends:
             stopped.set()
 
     watcher.beat = turned

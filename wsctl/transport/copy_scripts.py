@@ -108,6 +108,6 @@ tar --extract --directory="$in/" --file=- --preserve-permissions --same-owner --
   --xattrs-include='*' --delay-directory-restore $4"""
 
 # $4: wait, for half a minute at most; or nothing.
-FLUSH = """setsid sh -c 'sync -f "$0" || sync' "$in" >/dev/null 2>&1 </dev/null & p=$!
+SYNC = """setsid sh -c 'sync -f "$0" || sync' "$in" >/dev/null 2>&1 </dev/null & p=$!
 [ -n "$4" ] || exit 0
 n=0; while [ $n -lt 600 ] && kill -0 $p 2>/dev/null; do sleep 0.05; n=$((n + 1)); done"""

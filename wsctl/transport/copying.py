@@ -33,7 +33,7 @@ OPTIONS = (
 TELL = ("--stats", "--info=progress2")
 LOOK = ("--dry-run", "--itemize-changes", "--checksum")
 
-FLUSH_S = 60.0
+SYNC_S = 60.0
 PIECE = 1 << 17
 FIRST_LINE = 4096
 VANISHED = 24
@@ -122,10 +122,10 @@ class Copier:
             raise failed(way, Done(there[0] or here[0], b"", there[2] + b" " + here[2]), "tar")
         return sent
 
-    def flush(self, way: Way, *, wait: bool) -> None:
+    def sync(self, way: Way, *, wait: bool) -> None:
         """Have the target write to its disk what was copied; it goes on with that when nobody waits any more."""
         words = (*self._words(way, source=False), "wait" if wait else "")
-        self._hosts(way.target).run(FENCE + scripts.FLUSH, *words, data=b"", timeout_s=FLUSH_S)
+        self._hosts(way.target).run(FENCE + scripts.SYNC, *words, data=b"", timeout_s=SYNC_S)
 
     def _call(
         self, way: Way, options: tuple[str, ...] | None, words: tuple[str, ...], heard: Callable[[bytes], None]

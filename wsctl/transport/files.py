@@ -93,13 +93,10 @@ class ShellFiles:
             size = self._pass(way, road, copy)
         with self._lock:
             self._copied.add(way)
-        done = Pass(size, time.monotonic() - began, road)
-        if not final:
-            self._copier.flush(way, wait=False)
-        return done
+        return Pass(size, time.monotonic() - began, road)
 
-    def sync(self, way: Way) -> None:
-        self._copier.flush(way, wait=True)
+    def sync(self, way: Way, *, wait: bool) -> None:
+        self._copier.sync(way, wait=wait)
 
     def verify(self, way: Way, *, full: bool) -> list[str]:
         road = self._road(way)
