@@ -56,8 +56,7 @@ BENCHMARKS = {
     "detection": Benchmark(detection.run, detection.ROUNDS, by_default=False),
     # Minutes, and gigabytes on disk: only by name.
     "drain-30": Benchmark(drain.run, drain.ROUNDS, by_default=False),
-    # On a machine with two cores its ratio depends on what else they do (docs/reliability.md): only by name.
-    "state": Benchmark(state.run, state.ROUNDS, by_default=False, services=True),
+    "state": Benchmark(state.run, state.ROUNDS, services=True),
     # It writes 1 GiB a dozen times: only by name.
     "migrate": Benchmark(migrate.run, migrate.ROUNDS, by_default=False),
     "reconcile": Benchmark(reconcile.run, reconcile.ROUNDS, services=True),

@@ -6,6 +6,7 @@ Responsible for: what is compared, and its gate. Not responsible for: the rig, n
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import time
@@ -60,9 +61,11 @@ def run(rig: Rig, rounds: int | None) -> list[Row]:
     lab.sql(f"CREATE DATABASE {database}")
     url = lab.mysql_url.rpartition("/")[0] + f"/{database}"
     password = lab.mysql_password_file.read_text().strip()
+    gc.disable()  # for both sides, as wsctl does in its own process
     try:
         return _rows(url, password, rounds or ROUNDS)
     finally:
+        gc.enable()
         lab.sql(f"DROP DATABASE {database}")
 
 

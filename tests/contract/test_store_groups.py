@@ -124,6 +124,32 @@ def test_a_group_may_be_large(store: SqlStore, size: int) -> None:
     assert all(together(store, *settling(store, made)))
 
 
+def on_many_nodes(store: SqlStore, users: Sequence[str], **change: Any) -> list[Callable[[], Any]]:
+    """A reservation for each, everyone on a node of their own."""
+    return [lambda u=user: store.reserve(want(u, node=f"node-{u}", **change), audit=intent(u)) for user in users]
+
+
+def test_a_group_over_many_nodes_is_one_transaction(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    users = [f"u{n:02}" for n in range(20)]
+    for call in on_many_nodes(store, [f"{user}" for user in users], port=30000):
+        assert store.release(placed(call()).user, 1, keep_home=False)
+    seen = transactions(store, monkeypatch)
+    made = together(store, *on_many_nodes(store, users, port=25000))
+    assert [len(seen), *(placed(one).user for one in made)] == [1, *users]
+    assert set(store.last_ports().values()) == {25000}
+    assert all(together(store, *settling(store, made)))
+    assert (len(seen), store.route_generation()) == (2, 20)
+
+
+def test_a_node_that_is_full_is_so_for_its_own_users_only(store: SqlStore) -> None:
+    tight = replace(ROOM, workspaces=1)
+    placed(store.reserve(want("first", node="node-b", capacity=tight)))
+    answers = together(store, *on_many_nodes(store, ["a", "b", "c"], port=25000, capacity=tight))
+    assert answers[1] is Conflict.NODE_FULL
+    assert [placed(one).user for one in answers[::2]] == ["a", "c"]
+    assert {row.entry.target for row in store.audit()} == {"a", "c"}
+
+
 @pytest.mark.parametrize("why", ["user", "port", "moving port", "twin", "home", "mark"])
 def test_one_who_comes_too_late_harms_nobody(store: SqlStore, why: str) -> None:
     placed(store.reserve(want("there", port=21000)))

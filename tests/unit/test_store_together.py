@@ -69,6 +69,49 @@ def test_who_comes_meanwhile_goes_with_the_next_group_never_with_the_one_on_its_
     assert carrier.calls.do(5) == 10
 
 
+def test_those_of_the_last_group_come_along(carrier: Carrier) -> None:
+    """They come one after the other with what is next: that is one group again, not many small ones."""
+    given = []
+
+    def give_way() -> None:
+        given.append(len(carrier.calls._waiting))
+        if len(given) == 1:
+            wait_until(lambda: len(carrier.calls._waiting) == 3)
+
+    carrier.calls = Together(carrier.carry, lambda error: RuntimeError(), 10, give_way)
+    carrier.gate.clear()
+    sent = carrier.send(1, 2, 3, 4)
+    carrier.gate.set()
+    assert [one.result(10) for one in sent] == [2, 4, 6, 8]
+    assert given == [], "the first was alone"
+    again = [carrier.pool.submit(carrier.calls.do, item) for item in (5, 6, 7, 8)]
+    assert sorted(one.result(10) for one in again) == [10, 12, 14, 16]
+    assert [len(group) for group in carrier.groups] == [1, 3, 4]
+    assert given == [0, 3]
+
+
+def test_a_group_that_is_full_waits_for_nobody_else(carrier: Carrier) -> None:
+    given: list[int] = []
+    carrier.calls = Together(carrier.carry, lambda error: RuntimeError(), 2, lambda: given.append(1))
+    carrier.gate.clear()
+    sent = carrier.send(1, 2, 3, 4, 5)
+    carrier.gate.set()
+    assert [one.result(10) for one in sent] == [2, 4, 6, 8, 10]
+    assert given == []
+
+
+def test_a_leader_who_is_interrupted_while_giving_way_is_not_waited_for(carrier: Carrier) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    carrier.calls = Together(carrier.carry, lambda error: RuntimeError(), 10, interrupted)
+    carrier.calls._last = 2
+    with pytest.raises(KeyboardInterrupt):
+        carrier.calls.do(1)
+    carrier.calls._last = 1
+    assert carrier.calls.do(2) == 4
+
+
 def test_a_group_has_its_limit() -> None:
     carrier = Carrier(limit=2)
     carrier.gate.clear()

@@ -6,6 +6,7 @@ responsible for: running it (`placements`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from wsctl.model import Capacity, Placement, PlacementState, Resources
@@ -71,20 +72,61 @@ def taken(resources: Resources, sign: int) -> tuple[int, int, int]:
     return sign, sign * resources.memory_bytes, sign * resources.cpus_milli
 
 
-# Never below zero: a count that is wrong already (somebody edited rows by hand) mustn't make a release impossible.
 COUNTERS = ("workspaces", "active", "memory_bytes", "cpus_milli")
-SET_COUNTERS = ", ".join(f"{name} = CASE WHEN {name} + ? < 0 THEN 0 ELSE {name} + ? END" for name in COUNTERS)
+
+TOGETHER = 8
+"""Nodes a statement: up to 70 parameters each, and old SQLite allows 999."""
 
 
-def room(shift: Shift, capacity: Capacity | None) -> tuple[str, list[int]]:
-    """The condition under which what `shift` takes more of fits into `capacity`, and its parameters."""
-    if capacity is None:
-        return "", []
-    asked = (
-        ("workspaces", shift.workspaces, capacity.workspaces),
-        ("memory_bytes", shift.memory_bytes, capacity.memory_bytes),
-        ("cpus_milli", shift.cpus_milli, capacity.cpus_milli),
+def adding(shifts: Mapping[str, Shift], now: str) -> tuple[str, list[object]]:
+    """The SET of an UPDATE that adds to the row of each node its shift, with the parameters; `now` is the SQL of the
+    current time."""
+    sets, params = list[str](), list[object]()
+
+    def by_node(values: Mapping[str, object]) -> str:
+        params.extend(value for pair in values.items() for value in pair)
+        return f"CASE node{' WHEN ? THEN ?' * len(values)} ELSE NULL END"
+
+    for name in (*COUNTERS, "routes"):
+        more = {node: value for node, shift in shifts.items() if (value := getattr(shift, name))}
+        column = "route_changes" if name == "routes" else name
+        if not more:
+            continue
+        if min(more.values()) > 0:
+            sets.append(f"{column} = {column} + COALESCE({by_node(more)}, 0)")
+            continue
+        # Never below zero: a count that is wrong already (somebody edited rows by hand) mustn't make a release
+        # impossible. The sum is spelled twice, for neither database knows the other's word for the greater of two.
+        sums = [f"{column} + COALESCE({by_node(more)}, 0)" for _ in range(2)]
+        sets.append(f"{column} = CASE WHEN {sums[0]} < 0 THEN 0 ELSE {sums[1]} END")
+    ports = {node: shift.port for node, shift in shifts.items() if shift.port is not None}
+    if ports:
+        sets.append(f"last_port = COALESCE({by_node(ports)}, last_port)")
+    placed = {node: 1 for node, shift in shifts.items() if shift.placed}
+    if placed:
+        sets.append(f"placed_at = CASE WHEN {by_node(placed)} = 1 THEN {now} ELSE placed_at END")
+    return ", ".join(sets) or "workspaces = workspaces", params
+
+
+def room(asks: Mapping[str, Shift], limits: Mapping[str, Capacity], nodes: Iterable[str]) -> tuple[str, list[object]]:
+    """The condition that a row is one of `nodes`, and has room within its limit for what is asked for there; its
+    parameters."""
+    each, params = list[str](), list[object]()
+    for node in nodes:
+        capacity, shift = limits.get(node), asks.get(node, Shift())
+        fits = ["node = ?"]
+        params.append(node)
+        for name, limit in _limits(capacity) if capacity is not None else ():
+            if (more := getattr(shift, name)) > 0:
+                fits.append(f"{name} + ? <= ?")
+                params += (more, limit)
+        each.append(" AND ".join(fits))
+    return f"({' OR '.join(f'({one})' for one in each)})", params
+
+
+def _limits(capacity: Capacity) -> tuple[tuple[str, int], ...]:
+    return (
+        ("workspaces", capacity.workspaces),
+        ("memory_bytes", capacity.memory_bytes),
+        ("cpus_milli", capacity.cpus_milli),
     )
-    taking = [(name, more, limit) for name, more, limit in asked if more > 0]
-    where = "".join(f" AND {name} + ? <= ?" for name, _, _ in taking)
-    return where, [value for _, more, limit in taking for value in (more, limit)]

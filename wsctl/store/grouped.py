@@ -31,8 +31,9 @@ from wsctl.store.base import ATTEMPTS
 from wsctl.store.counters import Change, Shift, settled, taken
 from wsctl.store.database import Database, Duplicate, Raced, Row, Session, marks
 from wsctl.store.moves import MoveRows
-from wsctl.store.placements import Lost, NoNodeRow
+from wsctl.store.placements import Lost
 from wsctl.store.together import Together
+from wsctl.store.usage import NoNodeRow
 
 LIMIT = 40
 """Users a group: a row of placements has 16 parameters, and old SQLite allows 999 a statement."""
@@ -236,9 +237,8 @@ class GroupedRows(MoveRows):
             add(wanted.node, Shift(1, active, memory, cpus, port=wanted.port, placed=True), wanted.capacity)
         for call, change in zip(changing, changes, strict=True):
             add(change.old.node, change.shift(), call.capacity)
-        for node in sorted(shifts):
-            if not self._shift(session, node, shifts[node], limits.get(node), asks.get(node)):
-                raise Lost(Conflict.NODE_FULL)
+        if not self._shift_each(session, shifts, asks, limits):
+            raise Lost(Conflict.NODE_FULL)
 
     def _refuse_moving_ports(self, session: Session, all_wanted: Sequence[Reservation]) -> None:
         """As `_refuse_moving_port`, of several nodes whose rows are locked by now."""
@@ -281,18 +281,21 @@ class GroupedRows(MoveRows):
             *_, home, mark = found[wanted.user]
             if home != wanted.home or (wanted.only_ready and mark not in (None, NodeState.READY)):
                 raise _Apart
-        when, made = self._dialect.decode_time, [*map(_reserved, all_wanted), *map(_claimed, claims)]
-        return {
-            one.user: replace(
-                one,
-                generation=generation,
-                container_generation=one.container_generation or generation,
-                created_at=when(created),
-                updated_at=when(updated),
-            )
-            for one in made
-            for generation, created, updated, *_ in (found[one.user],)
-        }
+        when = self._dialect.decode_time
+        made = {}
+        for wanted in all_wanted:
+            generation, created, updated, *_ = found[wanted.user]
+            made[wanted.user] = Placement(
+                wanted.user, wanted.node, wanted.address, wanted.port, PlacementState.RESERVED, generation, generation,
+                wanted.resources, wanted.workspace_class, when(created), when(updated),
+            )  # fmt: skip
+        for change in claims:
+            generation, created, updated, *_ = found[change.old.user]
+            made[change.old.user] = replace(
+                change.old, state=change.state, generation=generation,
+                container_generation=change.container_generation, created_at=when(created), updated_at=when(updated),
+            )  # fmt: skip
+        return made
 
 
 def _kind(change: Change) -> tuple[str, str]:
@@ -303,18 +306,6 @@ def _kind(change: Change) -> tuple[str, str]:
     if change.generation != change.old.generation:
         sets += ", generation = generation + 1"
     return change.state.value, sets
-
-
-def _reserved(wanted: Reservation) -> Placement:
-    """The placement as far as it is known: the database gives it its generation, which is its container's too."""
-    return Placement(
-        wanted.user, wanted.node, wanted.address, wanted.port, PlacementState.RESERVED, 0, 0, wanted.resources,
-        wanted.workspace_class,
-    )  # fmt: skip
-
-
-def _claimed(change: Change) -> Placement:
-    return replace(change.old, state=change.state, container_generation=change.container_generation)
 
 
 def _generation_or_error(row: Row | None) -> int | Exception:

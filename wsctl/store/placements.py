@@ -1,7 +1,8 @@
 """Placements and what they take from their nodes: the half of the store that must never be wrong.
 
 Responsible for: reserve, claim, settle, release, and the counters they keep, each in one transaction. Not responsible
-for: where files stay (`homes`), connections and retries (`sqlite`, `mysql`), nor for deciding anything.
+for: changing the counters (`usage`), where files stay (`homes`), connections and retries (`sqlite`, `mysql`), nor for
+deciding anything.
 
 How it stays right:
 
@@ -15,13 +16,12 @@ How it stays right:
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
 from wsctl.errors import BackendError
-from wsctl.model import Capacity, DamagedPlacement, NodeState, Placement, PlacementState, Resources, Usage
+from wsctl.model import Capacity, DamagedPlacement, NodeState, Placement, PlacementState, Resources
 from wsctl.moving import Home
 from wsctl.ports import Conflict, Reservation
 from wsctl.records import AuditEntry
@@ -29,9 +29,10 @@ from wsctl.signals import Start
 from wsctl.spots import Spot
 from wsctl.store import rows
 from wsctl.store.base import ATTEMPTS, always_raced
-from wsctl.store.counters import COUNTERS, SET_COUNTERS, Change, Shift, room, settled, taken
+from wsctl.store.counters import COUNTERS, Change, Shift, settled, taken
 from wsctl.store.database import Duplicate, Raced, Row, Session
 from wsctl.store.homes import HomeRows
+from wsctl.store.usage import NoNodeRow, UsageRows
 
 T = TypeVar("T")
 
@@ -44,20 +45,11 @@ class Lost(Exception):
         self.conflict = conflict
 
 
-class NoNodeRow(Exception):
-    """Undo the transaction and make the node's row first. In a transaction of its own, because two that find it
-    missing would otherwise deadlock on it."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(node)
-        self.node = node
-
-
 _NEXT = "(SELECT COALESCE(MAX(r.generation), 0) + 1 FROM retired r WHERE r.cluster = ? AND r.user = ?)"
 """The first generation of a user's next placement."""
 
 
-class PlacementRows(HomeRows):
+class PlacementRows(UsageRows, HomeRows):
     """The part of `ports.Store` about placements; see there for what each method promises."""
 
     # reading
@@ -82,27 +74,6 @@ class PlacementRows(HomeRows):
 
     def placement(self, user: str) -> Placement | None:
         return self._database.read(lambda session: self._find(session, user))
-
-    def usage(self) -> Mapping[str, Usage]:
-        sql = "SELECT node, workspaces, active, memory_bytes, cpus_milli FROM node_usage WHERE cluster = ?"
-        found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
-        return {node: Usage(*counts) for node, *counts in found}
-
-    def last_ports(self) -> Mapping[str, int]:
-        sql = "SELECT node, last_port FROM node_usage WHERE cluster = ? AND last_port IS NOT NULL"
-        return dict(self._database.read(lambda session: session.query(sql, (self._cluster,))))
-
-    def last_node(self) -> str | None:
-        sql = (
-            "SELECT node FROM node_usage WHERE cluster = ? AND placed_at IS NOT NULL "
-            "ORDER BY placed_at DESC, node LIMIT 1"
-        )
-        found = self._database.read(lambda session: session.query(sql, (self._cluster,)))
-        return str(found[0][0]) if found else None
-
-    def route_generation(self) -> int:
-        sql = "SELECT COALESCE(SUM(route_changes), 0) FROM node_usage WHERE cluster = ?"
-        return int(self._database.read(lambda session: session.query(sql, (self._cluster,)))[0][0])
 
     # writing
 
@@ -348,30 +319,6 @@ class PlacementRows(HomeRows):
             ),
         )  # fmt: skip
 
-    def _shift(
-        self, session: Session, node: str, shift: Shift, capacity: Capacity | None = None, asks: Shift | None = None
-    ) -> bool:
-        """Change the node's counters; False if `capacity` has no room (for `asks`, if that isn't all of it). Locks the
-        node's row until the end."""
-        if not shift and not asks:
-            return True
-        where, limits = room(asks or shift, capacity)
-        sql = (
-            f"UPDATE node_usage SET {SET_COUNTERS}, route_changes = route_changes + ?, "
-            f"last_port = COALESCE(?, last_port), "
-            f"placed_at = CASE WHEN ? = 1 THEN {self._dialect.now} ELSE placed_at END "
-            f"WHERE cluster = ? AND node = ?{where}"
-        )
-        counters = (shift.workspaces, shift.active, shift.memory_bytes, shift.cpus_milli)
-        twice = [value for value in counters for _ in range(2)]
-        params = (*twice, shift.routes, shift.port, int(shift.placed), self._cluster, node, *limits)
-        if session.execute(sql, params):
-            return True
-        if session.query("SELECT 1 FROM node_usage WHERE cluster = ? AND node = ?", (self._cluster, node)):
-            # Either there is no room, or the row was made between the two statements: the same again tells which.
-            return session.execute(sql, params) > 0
-        raise NoNodeRow(node)
-
     def _drop_move(self, session: Session, user: str) -> None:
         """Give back what a move of the user has taken on its target, if one was begun."""
         key = (self._cluster, user)
@@ -387,11 +334,3 @@ class PlacementRows(HomeRows):
         sql = "SELECT 1 FROM moves WHERE cluster = ? AND target = ? AND host_port = ?" + self._dialect.locked
         if session.query(sql, (self._cluster, node, port)):
             raise Lost(Conflict.PORT_TAKEN)
-
-    def _make_node_row(self, node: str) -> None:
-        sql = (
-            "INSERT INTO node_usage (cluster, node, workspaces, active, memory_bytes, cpus_milli, route_changes) "
-            "VALUES (?, ?, 0, 0, 0, 0, 0)"
-        )
-        with contextlib.suppress(Duplicate):
-            self._database.apply(sql, (self._cluster, node))

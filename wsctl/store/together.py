@@ -7,13 +7,18 @@ with a group (`grouped`). Nobody waits for others to come: alone, a call is carr
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+PAUSE_S = 0.00005
+"""Long enough for a thread that has just been woken to come: the system adds about as much."""
 
 
 class Turn:
@@ -51,7 +56,8 @@ class Together(Generic[T, R]):
     """Hands the items of many threads to `carry`, at most `limit` at a time and one group at a time.
 
     `carry` gets the items in the order in which they came, and returns as many results, an exception for who is to get
-    one. What it raises itself everybody of the group gets, made anew for each by `told`.
+    one. What it raises itself everybody of the group gets, made anew for each by `told`. `give_way` is called before a
+    group is formed, if the last one had several.
     """
 
     def __init__(
@@ -59,10 +65,13 @@ class Together(Generic[T, R]):
         carry: Callable[[Sequence[T]], Sequence[R | Exception]],
         told: Callable[[BaseException], Exception],
         limit: int,
+        give_way: Callable[[], object] = partial(time.sleep, PAUSE_S),  # noqa: B008 - immutable
     ) -> None:
         self._carry = carry
         self._told = told
         self._limit = limit
+        self._give_way = give_way
+        self._last = 1
         self._lock = threading.Lock()
         self._waiting: deque[_Call[T, R]] = deque()
         self._busy = False
@@ -100,10 +109,13 @@ class Together(Generic[T, R]):
                 call.behind.turn.come()
 
     def _lead(self, own: _Call[T, R]) -> None:
-        with self._lock:
-            others = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limit - 1))]
-        group = [own, *others]
+        others: list[_Call[T, R]] = []
         try:
+            self._let_come()
+            with self._lock:
+                others = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limit - 1))]
+            group = [own, *others]
+            self._last = len(group)
             for call, result in zip(group, self._carry([call.item for call in group]), strict=True):
                 if isinstance(result, Exception):
                     call.error = result
@@ -122,6 +134,14 @@ class Together(Generic[T, R]):
                     call.behind = behind
             if woken:
                 woken[0].turn.come()
+
+    def _let_come(self) -> None:
+        """Give way to those of the last group, who one after the other come with what is next, as long as that brings
+        somebody new. Who was alone the last time doesn't wait for anybody."""
+        seen = -1
+        while self._last > 1 and seen < len(self._waiting) < self._limit - 1:
+            seen = len(self._waiting)
+            self._give_way()
 
     def _pass_on(self) -> None:
         """The first of those who wait leads the next group. The caller holds the lock."""
