@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab import Lab
+from tests import objectstore
 from tests.integration.labsite import Site, eventually
 
 
@@ -252,3 +254,48 @@ def test_users_of_a_node_that_is_given_up_go_on_from_the_backup(site: Site, vaul
     assert [(one["user"], one["node"]) for one in told] == [(alice, node)]
     kept = on(site, node, f"cat /srv/workspaces/.wsctl-kept/{alice}-failed-*/notes")
     assert kept == "since then\n"
+
+
+@pytest.mark.timeout(240)
+def test_snapshots_go_to_an_object_store_and_come_back(site: Site) -> None:
+    """By restic on the nodes to an S3-compatible store, with keys that stay on the control host."""
+    alice = site.user()
+    node = site.json("place", alice)["node"]
+    folder = fill(site, node, alice)
+    before = manifest(site, node, folder)
+    (site.folder / "password").write_text("a long secret\n")
+    keys = site.folder / "keys"
+    keys.write_text("AWS_ACCESS_KEY_ID=wsctl\nAWS_SECRET_ACCESS_KEY=not-this-one\n")
+    keys.chmod(0o600)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+        way.connect((site.lab.nodes[node].address, 9))
+        here = way.getsockname()[0]
+    with objectstore.serving(here, "wsctl", "kept-on-the-control-host") as store:
+        backup = f"repository: 's3:{store.url}/studio', password_file: password, env_file: keys"
+        keep = "keep: {last: 1, daily: 0, weekly: 0, monthly: 0}"
+        site.path.write_text(site.path.read_text() + f"backup: {{{backup}, {keep}}}\n")
+        refused = site.run("backup", "init", "-o", "json", code=None)
+        assert refused.code not in (0, 1)
+        assert (store.refused > 0, store.buckets) == (True, {})
+        assert "not-this-one" not in refused.out + refused.err
+
+        keys.write_text("AWS_ACCESS_KEY_ID=wsctl\nAWS_SECRET_ACCESS_KEY=kept-on-the-control-host\n")
+        assert [item["action"] for item in site.json("backup", "init")["items"]] == ["created"]
+        (first,) = site.json("backup", "run")["items"]
+        assert (first["kind"], first["error"]) == ("consistent", None)
+        assert site.json("backup", "verify")["items"][0]["verdict"] == "restorable"
+        everything = b"".join(data for data, _ in store.buckets["studio"].values())
+        assert len(everything) > 5_000_000
+        assert b"file 299" not in everything
+
+        site.run("rm", alice, "--purge-data", "--confirm", alice)
+        other = next(name for name in site.lab.nodes if name != node)
+        assert site.json("restore", alice, "--to", other)["node"] == other
+        # Who owns the folder itself, and when it was made, is the place's own.
+        assert manifest(site, other, folder).splitlines()[1:] == before.splitlines()[1:]
+        assert site.json("place", alice)["node"] == other
+        assert site.json("backup", "prune", "--yes")["action"] == "pruned"
+    # Not restic's cache, which is large, and named by the repository alone.
+    places = "/root/.config /root/.ssh /tmp /var/tmp /run /srv"
+    look = f"find {places} -xdev -type f -size -64k -exec grep -ls kept-on-the-control-host {{}} + 2>/dev/null || true"
+    assert [on(site, name, look) for name in site.lab.nodes] == [""] * len(site.lab.nodes)
