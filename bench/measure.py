@@ -80,17 +80,17 @@ def alternate(
     return Series(found)
 
 
-def timed(argv: Sequence[str | Path], env: Mapping[str, str]) -> float:
+def timed(argv: Sequence[str | Path], env: Mapping[str, str], timeout_s: float = TIMEOUT_S) -> float:
     """Seconds from the start of a process to its end, its output taken by a pipe. Raises `BenchError` if it fails."""
-    return timed_output(argv, env)[0]
+    return timed_output(argv, env, timeout_s)[0]
 
 
-def timed_output(argv: Sequence[str | Path], env: Mapping[str, str]) -> tuple[float, str]:
+def timed_output(argv: Sequence[str | Path], env: Mapping[str, str], timeout_s: float = TIMEOUT_S) -> tuple[float, str]:
     """As `timed`, and what it wrote to stdout."""
     began = time.perf_counter()
     try:
         done = subprocess.run(
-            argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False
+            argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BenchError(f"{_words(argv)}: {error}") from error

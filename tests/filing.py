@@ -127,10 +127,12 @@ class FakeFiles:
         if installed and (node, user) in self.installed:
             self._take((node, user))
 
-    def keep(self, node: str, root: str, user: str, name: str) -> None:
+    def keep(self, node: str, root: str, user: str, name: str) -> Size:
         self._contact("keep", user, node)
-        if (node, name) not in self.kept and user in self._engine(node).data:
-            self.kept[(node, name)] = self._take((node, user))
+        if (node, name) in self.kept or user not in self._engine(node).data:
+            return Size(0, 0)
+        tree = self.kept[(node, name)] = self._take((node, user))
+        return Size(sum(map(len, tree.values())), len(tree))
 
     def drop(self, node: str, root: str, user: str, name: str) -> None:
         self._contact("drop", user, node)

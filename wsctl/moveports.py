@@ -82,8 +82,9 @@ class NodeFiles(Protocol):
     def disarm(self, node: str, root: str, user: str) -> None:
         """End what copies from the node for a move of the user, and delete the key of it there."""
 
-    def keep(self, node: str, root: str, user: str, name: str) -> None:
-        """Put the user's files aside as `name`, in one step; nothing happens if they are there already."""
+    def keep(self, node: str, root: str, user: str, name: str) -> Size:
+        """Put the user's files aside as `name`, in one step; nothing happens if they are there already. What it was;
+        nothing if it wasn't done now."""
 
     def drop(self, node: str, root: str, user: str, name: str) -> None:
         """Delete what was put aside as `name`, for good."""

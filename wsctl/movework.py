@@ -144,9 +144,8 @@ class MoveWork:
         for copy in self.hands.store.kept_copies():
             if (copy.user, copy.node, copy.state) == (step.user, step.node, CopyState.LEAVING):
                 root = self._root(step.node)
-                # Looked up here, and not before: nobody waits for this any more.
-                self.measured.left_out = self._files.size(step.node, root, step.user)
-                self._files.keep(step.node, root, step.user, copy.name)
+                # Measured here, and not before: nobody waits for this any more.
+                self.measured.left_out = self._files.keep(step.node, root, step.user, copy.name)
                 self.hands.store.keep_copy(copy, step.keep_s)
 
     def _copy_live(self, step: CopyPass) -> None:

@@ -21,7 +21,7 @@ from tests.builders import node
 from tests.fakes import FakeClock, FakeFleet
 from tests.filing import FakeFiles
 from wsctl.errors import FilesError
-from wsctl.moveports import NodeFiles, Way
+from wsctl.moveports import NodeFiles, Size, Way
 from wsctl.moving import RoadKind
 from wsctl.transport.files import ShellFiles
 from wsctl.transport.hosts import Host
@@ -352,3 +352,31 @@ def test_what_is_not_copied_is_named(rooms: Callable[[], Path]) -> None:
     copied(place)
     assert place.read("incoming:n2") == {"a": "1"}
     assert place.files.verify(place.way, full=True) == []
+
+
+def test_holes_stay_holes(rooms: Callable[[], Path]) -> None:
+    place = RealPlace(rooms())
+    place.write("live:n1", "a", "1")
+    with open(place.root / "n1" / USER / "holes", "wb") as file:
+        file.truncate(8 << 20)
+        file.write(b"one block of it")
+    copied(place)
+    assert os.stat(place.root / "n2" / ".wsctl-incoming" / USER / "holes").st_blocks < 64
+
+
+def test_where_nothing_has_holes_zeros_stay_zeros(rooms: Callable[[], Path]) -> None:
+    """Looking for holes would make rsync write a kilobyte at a time."""
+    place = RealPlace(rooms())
+    place.write("live:n1", "-strange --sparse name", "\0" * (1 << 20))
+    copied(place)
+    (found,) = (place.root / "n2" / ".wsctl-incoming" / USER).iterdir()
+    assert (found.read_text(), found.stat().st_blocks * 512) == ("\0" * (1 << 20), 1 << 20)
+
+
+def test_what_is_put_aside_is_measured(place: Place) -> None:
+    place.write("live:n1", "a", "1")
+    place.write("live:n1", "b", "23")
+    found = place.files.keep("n1", place.way.source_root, USER, "kept-1")
+    assert (found.bytes, found.files, found.odd_count) == (3, 2, 0)
+    assert place.read("kept:n1:kept-1") == {"a": "1", "b": "23"}
+    assert place.files.keep("n1", place.way.source_root, USER, "kept-1") == Size(0, 0)

@@ -26,10 +26,13 @@ from wsctl.transport.shell import Done
 # Nanoseconds count: a file that was written twice in a second with the same length isn't the same file. What isn't
 # copied is excluded by name: else a pipe would protect a file that had its name in an earlier pass.
 OPTIONS = (
-    "--archive", "--no-D", "--hard-links", "--xattrs", "--acls", "--numeric-ids", "--sparse", "--delete", "--partial",
+    "--archive", "--no-D", "--hard-links", "--xattrs", "--acls", "--numeric-ids", "--delete", "--partial",
     "--modify-window=-1", "--delete-excluded", "--exclude-from=-", "--from0", "--info=nonreg0", "--no-human-readable",
     "--timeout=300",
 )  # fmt: skip
+HOLES = "--sparse"
+"""The scripts leave it out where there are none."""
+
 TELL = ("--stats", "--info=progress2")
 LOOK = ("--dry-run", "--itemize-changes", "--checksum")
 
@@ -78,7 +81,7 @@ class Copier:
 
     def direct(self, way: Way, copy: Copy) -> int:
         """Rsync from node to node by the move's key: the bytes of files that had changed. Raises `Unreached`."""
-        words = (*OPTIONS, *copy.options, *TELL)
+        words = (HOLES, *OPTIONS, *copy.options, *TELL)
         done = self._call(way, copy.options, words, copy.heard)
         if done.code not in ((0,) if copy.final else (0, VANISHED)):
             raise failed(way, done)
@@ -94,7 +97,7 @@ class Copier:
     def relay(self, way: Way, copy: Copy) -> int:
         """Rsync on both nodes, its stream through this machine: the bytes of files that had changed."""
         source, target = self._hosts(way.source), self._hosts(way.target)
-        words = (_incoming(way), *OPTIONS, *copy.options, *TELL)
+        words = (_incoming(way), HOLES, *OPTIONS, *copy.options, *TELL)
         with source.start(FENCE + scripts.WIRE, *self._words(way, source=True), *words, heard=copy.heard) as reading:
             line, rest = _first_line(reading)
             if not line:
@@ -130,7 +133,10 @@ class Copier:
     def _call(
         self, way: Way, options: tuple[str, ...] | None, words: tuple[str, ...], heard: Callable[[bytes], None]
     ) -> Done:
-        calls = None if options is None else (" ".join((*OPTIONS, *options, *TELL)), " ".join((*OPTIONS, *LOOK)))
+        calls = None
+        if options is not None:
+            copied = " ".join((*OPTIONS, *options, *TELL))
+            calls = (copied, f"{HOLES} {copied}", " ".join((*OPTIONS, *LOOK)))
         key = self._keys.have(way, calls)
         argv = (
             "rsync", *words, "-e", f"sh {key}/ssh", "--", f"{way.source_root}/{way.user}/", _incoming(way),

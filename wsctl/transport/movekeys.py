@@ -25,6 +25,8 @@ KEY_LIVES_S = 3000.0
 
 SHORT_S = 120.0
 
+_PUBLIC = re.compile(r"ssh-ed25519 [A-Za-z0-9+/=]+( |$)")
+_PEER = re.compile(r"[0-9a-fA-F.:]*")
 _ASKED = re.compile(r"rsync --server [A-Za-z0-9 ._=,/+:@%-]+")
 
 
@@ -35,6 +37,7 @@ class MoveKeys:
         self._cluster = cluster
         self._hosts = hosts
         self._made: dict[Way, tuple[float, tuple[str, ...]]] = {}
+        self._known: dict[tuple[str, str], tuple[str, str]] = {}
         self._lock = threading.Lock()
 
     def folder(self, user: str) -> str:
@@ -67,21 +70,30 @@ class MoveKeys:
     def _make(self, way: Way, calls: tuple[str, ...], folder: str) -> None:
         source, target = self._hosts(way.source), self._hosts(way.target)
         where, known = login(target)
-        words = (way.source_root, way.user, folder, *where, *calls)
+        pair = (way.source, way.target)
+        with self._lock:
+            learned = self._known.get(pair, ("", ""))
+        words = (way.source_root, way.user, folder, *where, *learned, *calls)
         script = FENCE + f"in={way.target_root}/.wsctl-incoming/$2; " + scripts.KEY
         done = source.run(script, *words, data=known, timeout_s=SHORT_S)
         if done.code != 0:
             raise FilesError(way.source, f"cannot make a key: {said(done.err, done.code)}")
-        address, public, *asked = done.out.decode("utf-8", "replace").splitlines()
+        ciphers, address, public, *asked = [*done.out.decode("utf-8", "replace").split("\n")[:-1], "", "", ""]
+        if not _PUBLIC.match(public) or not _PEER.fullmatch(address):
+            # What a node says of itself must not become more than that on another one.
+            raise FilesError(way.source, "its ssh-keygen or ip doesn't say what it should")
+        asked = asked[:-3]
         if len(asked) != len(calls):
             raise FilesError(way.source, "its rsync doesn't say what it would have the target run")
+        with self._lock:
+            self._known[pair] = (ciphers, address)
         commands = dict.fromkeys(served(way, one) for one in asked)
         allowed = "|".join(f"'{one}'" for one in commands)
         rise = "sudo -n " if target.session.target.user != "root" else ""
         forced = f"case $SSH_ORIGINAL_COMMAND in {allowed}) exec {rise}$SSH_ORIGINAL_COMMAND;; esac; exit 1"
         peer = address or source.session.peer
         comment = f"wsctl-move:{self._cluster}:{way.user}:@UNTIL@"
-        kind, key, *_ = public.split()
+        kind, key = public.split()[:2]
         line = f'restrict,from="{peer}",expiry-time="@EXPIRY@",command="{forced}" {kind} {key} {comment}\n'
         self._allow(way.target, way.user, line)
 
