@@ -72,10 +72,16 @@ class LabNode(Machine):
             if pid:
                 cgroups.send_one(pid, signal.SIGTERM)
             wait_until(lambda: not self.daemon_alive("engine"), 30, f"the end of dockerd on {self.name}")
-        # Shims carry the containers: they survive a crash of dockerd and containerd.
-        for pid in self.daemon_processes("engine"):
-            if not kill or not _is_shim(pid):
+
+        def gone() -> bool:
+            # Shims carry the containers: they survive a crash of dockerd and containerd.
+            left = [pid for pid in self.daemon_processes("engine") if not (kill and _is_shim(pid))]
+            for pid in left:
                 cgroups.send_one(pid, signal.SIGKILL)
+            return not left
+
+        # Who is writing to a disk dies when that is done: until then it would be taken for one that runs.
+        wait_until(gone, 30, f"the end of dockerd on {self.name}")
 
     def start_engine(self) -> None:
         if not self.daemon_alive("engine"):

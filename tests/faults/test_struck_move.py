@@ -157,7 +157,9 @@ def steps(site: Site, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[st
 
 
 def healed(move: Move) -> None:
-    sh(move.site, move.target, "umount /srv/workspaces/.wsctl-incoming 2>/dev/null || :")
+    # What the full file system was put over was out of wsctl's sight: it goes with it.
+    script = 'in=/srv/workspaces/.wsctl-incoming; ! umount $in 2>/dev/null || rm -rf -- "$in/$1" "$in/$1.inode"'
+    sh(move.site, move.target, script, move.user)
     move.site.lab.repair()
 
 
