@@ -63,7 +63,7 @@ class _Request(BaseHTTPRequestHandler):
         bucket, key = self._asked()
         if key:
             self.server.buckets[bucket][key] = (body, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z"))
-            self._answer(200, ETag=f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"')
+            self._answer(200, ETag=_etag(body))
         elif bucket:
             self.server.buckets.setdefault(bucket, {})
             self._answer(200)
@@ -144,7 +144,7 @@ class _Request(BaseHTTPRequestHandler):
             self._fail(404, "NoSuchKey")
             return
         about = {
-            "ETag": f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"',
+            "ETag": _etag(data),
             "Last-Modified": datetime.fromisoformat(at).strftime("%a, %d %b %Y %H:%M:%S GMT"),
         }
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -188,3 +188,7 @@ class _Request(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def _etag(data: bytes) -> str:
+    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'

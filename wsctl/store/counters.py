@@ -1,7 +1,7 @@
 """What a change of a placement takes from its node, or gives back.
 
 Responsible for: the counters of `node_usage` as values, and the SQL of adding to them within a capacity. Not
-responsible for: running it (`placements`).
+responsible for: running it (`usage`).
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def taken(resources: Resources, sign: int) -> tuple[int, int, int]:
 
 
 COUNTERS = ("workspaces", "active", "memory_bytes", "cpus_milli")
+LIMITED = ("workspaces", "memory_bytes", "cpus_milli")
+"""Those for which a node has a `Capacity`, under the same names."""
 
 TOGETHER = 8
 """Nodes a statement: up to 70 parameters each, and old SQLite allows 999."""
@@ -116,17 +118,9 @@ def room(asks: Mapping[str, Shift], limits: Mapping[str, Capacity], nodes: Itera
         capacity, shift = limits.get(node), asks.get(node, Shift())
         fits = ["node = ?"]
         params.append(node)
-        for name, limit in _limits(capacity) if capacity is not None else ():
+        for name in LIMITED if capacity is not None else ():
             if (more := getattr(shift, name)) > 0:
                 fits.append(f"{name} + ? <= ?")
-                params += (more, limit)
+                params += (more, getattr(capacity, name))
         each.append(" AND ".join(fits))
     return f"({' OR '.join(f'({one})' for one in each)})", params
-
-
-def _limits(capacity: Capacity) -> tuple[tuple[str, int], ...]:
-    return (
-        ("workspaces", capacity.workspaces),
-        ("memory_bytes", capacity.memory_bytes),
-        ("cpus_milli", capacity.cpus_milli),
-    )

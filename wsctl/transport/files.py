@@ -48,9 +48,9 @@ class ShellFiles:
                 raise FilesError(node, why, hint="use letters, digits and . _ - / only")
         pair = (way.source, way.target)
         with self._lock:
-            tools = {node: self._tools.get(node) for node in pair}
+            tools = dict(self._tools)
             known = self._roads.get(pair)
-        is_new = None in tools.values()
+        is_new = not tools.keys() >= set(pair)
         script = scripts.TOOLS + scripts.SAME if is_new else scripts.SAME
         folders = []
         for node, done in zip(pair, self._on_both(way, script, "move files"), strict=True):
@@ -61,11 +61,10 @@ class ShellFiles:
         if folders[0] and folders[0] == folders[1]:
             why = f"{way.source} and {way.target} have the very same folder of {way.user}"
             raise FilesError(way.target, why, hint="say so in the inventory: storage: shared, on both")
-        found = {node: some for node, some in tools.items() if some is not None}
-        road = known if known is not None else self._find_road(way, found[way.source], found[way.target])
+        road = known if known is not None else self._find_road(way, tools[way.source], tools[way.target])
         with self._lock:
             self._roads[pair] = road
-            self._tools.update(found)
+            self._tools.update(tools)
         return road
 
     def size(self, node: str, root: str, user: str) -> Size:

@@ -78,13 +78,13 @@ class MoveKeys:
         done = source.run(script, *words, data=known, timeout_s=SHORT_S)
         if done.code != 0:
             raise FilesError(way.source, f"cannot make a key: {said(done.err, done.code)}")
-        ciphers, address, public, *asked = [*done.out.decode("utf-8", "replace").split("\n")[:-1], "", "", ""]
+        lines = done.out.decode("utf-8", "replace").split("\n")[:-1]
+        if len(lines) != 3 + len(calls):
+            raise FilesError(way.source, "its rsync doesn't say what it would have the target run")
+        ciphers, address, public, *asked = lines
         if not _PUBLIC.match(public) or not _PEER.fullmatch(address):
             # What a node says of itself must not become more than that on another one.
             raise FilesError(way.source, "its ssh-keygen or ip doesn't say what it should")
-        asked = asked[:-3]
-        if len(asked) != len(calls):
-            raise FilesError(way.source, "its rsync doesn't say what it would have the target run")
         with self._lock:
             self._known[pair] = (ciphers, address)
         commands = dict.fromkeys(served(way, one) for one in asked)
