@@ -73,3 +73,12 @@ def containers(path: Path) -> list[dict[str, Any]]:
         raise LabError(f"the engine can't list containers: {body.decode(errors='replace')}")
     found: list[dict[str, Any]] = json.loads(body)
     return found
+
+
+def inspect(path: Path, container: str) -> dict[str, Any]:
+    """What the engine knows of one container, which isn't always what it lists."""
+    status, body = get(path, f"/containers/{container}/json", timeout=10)
+    if status != 200:
+        raise LabError(f"the engine can't inspect {container}: {body.decode(errors='replace')}")
+    found: dict[str, Any] = json.loads(body)
+    return found

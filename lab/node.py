@@ -151,9 +151,12 @@ class LabNode(Machine):
 
     # --- disk ----------------------------------------------------------------------------------------------------
 
-    def fill_disk(self) -> None:
-        """Leave no free byte for the engine and the workspaces; only for a node with a small disk."""
-        self.run(["sh", "-c", f"cat /dev/zero >{self._filler()} 2>/dev/null; sync"], check=False)
+    def fill_disk(self, leave_kib: int = 0) -> None:
+        """Leave so much (by default no byte) for the engine and the workspaces; only for a node with a small disk."""
+        filler = self._filler()
+        self.run(
+            ["sh", "-c", f"cat /dev/zero >{filler} 2>/dev/null; truncate -s -{leave_kib}K {filler}; sync"], check=False
+        )
 
     def free_disk(self) -> None:
         self.run(["rm", "-f", self._filler()])

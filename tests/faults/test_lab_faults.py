@@ -12,13 +12,14 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import Lab
+from lab import Lab, engine
 from lab.clusters import RedisCluster, SentinelRedis
 from lab.hosts import ControlHost
 from lab.services import MariaDB
@@ -27,6 +28,10 @@ from tests.integration.conftest import fault_lab as fault_lab
 from tests.integration.conftest import lab as lab
 from tests.integration.conftest import new_lab as new_lab
 from tests.integration.labsite import Site, eventually
+from wsctl.errors import EngineError
+from wsctl.model import LABEL_CLUSTER, Capacity, Node, PortRange, Resources
+from wsctl.ports import ContainerSpec
+from wsctl.transport import Connections
 
 ALL = os.environ.get("WSCTL_FAULTS") == "all"
 USERS = 9
@@ -255,3 +260,59 @@ def test_a_batch_in_the_middle_of_which_a_disk_is_full(new_lab: Callable[[], Lab
     settle(site)
     placed = {item["user"]: item["state"] for item in site.json("ls")["items"]}
     assert placed == dict.fromkeys(users, "running")
+
+
+def test_who_was_started_while_a_disk_became_full_counts_as_running(new_lab: Callable[[], Lab]) -> None:
+    """An engine lists what it last wrote down, which it can't when the disk is full just at the end of a start."""
+    lab = new_lab()
+    lab.up(1, services=False, small_disk=("n1",))
+    machine = lab.nodes["n1"]
+    socket = machine.docker_socket_path
+    room = Capacity(10, 2**33, 8000)
+    node = Node("n1", "local", PortRange(28100, 28199), room, docker_socket=str(socket), bind_address=machine.address)
+    connections = Connections({"n1": node}, cluster=lab.name)
+    wsctl = connections.engine("n1")
+    wrong: list[str] = []
+
+    def start_or_not(container: str) -> None:
+        with contextlib.suppress(EngineError):
+            wsctl.start(container)
+
+    for left_kib in [*range(12, 48, 4)] * 3:
+        made = [wsctl.create(workspace(lab, number, wsctl.address)) for number in range(6)]
+        machine.fill_disk(left_kib)
+        with ThreadPoolExecutor(len(made)) as pool:
+            list(pool.map(start_or_not, made))
+        said = {str(one["Id"]): one["State"] for one in engine.containers(socket)}
+        wrong = [one for one in made if engine.inspect(socket, one)["State"]["Status"] != said[one]]
+        if wrong:
+            break
+        machine.free_disk()
+        for one in made:
+            wsctl.remove(one)
+    assert wrong, "no listing went wrong: what this test is about didn't happen"
+    seen = {one.id: one.state for one in wsctl.containers()}
+    assert {seen[one] for one in wrong} == {"running"}
+    wsctl.start(wrong[0])  # with a full disk still
+    machine.free_disk()
+    for one in wrong:
+        wsctl.start(one)
+    said = {str(one["Id"]): one["State"] for one in engine.containers(socket)}
+    assert {said[one] for one in wrong} == {"running"}
+    connections.close()
+
+
+def workspace(lab: Lab, number: int, address: str) -> ContainerSpec:
+    return ContainerSpec(
+        name=f"ws-u-full{number}",
+        image="wsctl-lab/workspace:1",
+        command=None,
+        env={},
+        labels={LABEL_CLUSTER: lab.name},
+        source=f"/srv/workspaces/full{number}",
+        mount="/workspace",
+        container_port=8080,
+        address=address,
+        host_port=28100 + number,
+        resources=Resources(64 * 2**20, 500, 64),
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from wsctl.errors import EngineError, NodeUnreachable, NotReady
-from wsctl.model import Capacity, Node, PortRange, ReadyProbe, Resources
+from wsctl.model import LABEL_CLUSTER, Capacity, Node, PortRange, ReadyProbe, Resources
 from wsctl.ports import ContainerSpec
 from wsctl.transport import Connections, Timeouts, containers, docker_client, ready
 from wsctl.transport.docker_socket import BufferedSocket
@@ -133,6 +133,38 @@ def test_requests_share_a_kept_connection(server: Server, connect: Callable[[], 
 def test_a_get_on_a_broken_connection_is_sent_again(server: Server, connect: Callable[[], DockerEngine]) -> None:
     server.answers["GET /containers/json"] = [None, []]
     assert connect().containers() == []
+
+
+def listed(name: str, state: str, cluster: str) -> dict[str, object]:
+    return {"Id": name, "Names": [f"/{name}"], "State": state, "Labels": {LABEL_CLUSTER: cluster}}
+
+
+def inspected(name: str, state: str) -> dict[str, object]:
+    said = {"Id": name, "Name": f"/{name}", "State": {"Status": state}, "Config": {"Labels": {LABEL_CLUSTER: "c"}}}
+    return {**said, "HostConfig": {"RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}}}
+
+
+def test_who_is_said_never_to_have_run_is_looked_at(server: Server, connect: Callable[[], DockerEngine]) -> None:
+    ours = [listed("fresh", "created", "c"), listed("runs", "created", "c"), listed("gone", "created", "c")]
+    others = [listed("stopped", "exited", "c"), listed("theirs", "created", "other")]
+    server.answers["GET /containers/json"] = [ours + others]
+    server.answers["GET /containers/fresh/json"] = [inspected("fresh", "created")]
+    server.answers["GET /containers/runs/json"] = [inspected("runs", "running")]
+    found = {one.name: one.state for one in connect().containers()}
+    assert found == {"fresh": "created", "runs": "running", "stopped": "exited", "theirs": "created"}
+    assert len(server.requests) == 5  # the ping, the listing, and three of ours that may never have run
+
+
+def test_an_engine_writes_down_what_runs_already(server: Server, connect: Callable[[], DockerEngine]) -> None:
+    server.answers["POST /containers/x/start"] = [(204, None), (304, None)]
+    server.answers["GET /containers/x/json"] = [inspected("x", "running")]
+    server.answers["POST /containers/x/update"] = [(200, {"Warnings": None}), (500, {"message": "no space left"})]
+    engine = connect()
+    engine.start("x")
+    assert [asked for asked in server.requests if "update" in asked] == []
+    engine.start("x")
+    engine.start("x")  # it runs, also if that can't be written down
+    assert len([asked for asked in server.requests if "update" in asked]) == 2
 
 
 def test_start_is_sent_again_but_create_is_not(server: Server, connect: Callable[[], DockerEngine]) -> None:

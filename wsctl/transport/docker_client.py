@@ -95,6 +95,12 @@ class Client(APIClient):
         kwargs.setdefault("timeout", getattr(self._patience, "seconds", None) or self.timeout)
         return kwargs
 
+    def start_anew(self, container: str) -> bool:
+        """Start, and whether it didn't run yet: docker-py's own `start` doesn't say."""
+        response = self._post(self._url("/containers/{0}/start", container))
+        self._raise_for_status(response)
+        return bool(response.status_code != requests.codes.not_modified)
+
     def stream_post(self, path: str, params: dict[str, str], timeout: float) -> Iterator[dict[str, Any]]:
         """POST, and the objects of the answer as they come. docker-py's own `pull` has no timeout at all."""
         response = self._post(self._url(path), params=params, stream=True, timeout=timeout)

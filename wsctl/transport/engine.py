@@ -91,7 +91,12 @@ class DockerEngine:
         )
 
     def containers(self) -> list[Container]:
-        return [containers.from_listing(said) for said in self.ask(lambda: self.client.containers(all=True))]
+        listed = [containers.from_listing(said) for said in self.ask(lambda: self.client.containers(all=True))]
+        # After a full disk the listing may call one "created" that runs: for good, as `start` says. One that never ran
+        # may be removed, so that isn't taken on trust. Few are in this state: they are about to be started.
+        ours = (self._cluster, "created")
+        looked = [self._looked_at(one) if (one.cluster, one.state) == ours else one for one in listed]
+        return [one for one in looked if one is not None]
 
     def container(self, name_or_id: str) -> Container | None:
         said = self._inspect(name_or_id)
@@ -135,7 +140,14 @@ class DockerEngine:
         return self._create(spec.name, containers.to_config(spec))
 
     def start(self, name_or_id: str) -> None:
-        self.ask(lambda: self.client.start(name_or_id), self._timeouts.start)
+        """Start; one that runs already is written down once more.
+
+        An engine lists what it last wrote to disk. If the disk was full at the end of a start, the container runs, and
+        is listed as it was before until the engine writes again. Starting it once more is no reason to (seen with
+        20.10, where `containerStart` only logs that `CheckpointTo` failed).
+        """
+        if not self.ask(lambda: self.client.start_anew(name_or_id), self._timeouts.start):
+            self._have_written(name_or_id)
 
     def stop(self, name_or_id: str, grace_s: float = 10.0) -> None:
         grace = max(0, round(grace_s))
@@ -247,6 +259,21 @@ class DockerEngine:
                 ) from error
             raise
         return str(said["Id"])
+
+    def _looked_at(self, listed: Container) -> Container | None:
+        """The container as it is by inspection, if that isn't how it was listed."""
+        found = self.container(listed.id)
+        return listed if found is not None and found.state == listed.state else found
+
+    def _have_written(self, name_or_id: str) -> None:
+        """Make the engine write down what it knows of a container, by an update that changes nothing."""
+        said = self._inspect(name_or_id)
+        policy = ((said or {}).get("HostConfig") or {}).get("RestartPolicy")
+        if not policy:
+            return
+        # If it can't yet, the container runs all the same.
+        with contextlib.suppress(EngineError):
+            self.ask(lambda: self.client.update_container(name_or_id, restart_policy=policy))
 
     def _freeze(self, name_or_id: str, request: Callable[[str], object], *fine: str) -> None:
         """Pause or unpause; the engine's refusals that contain one of `fine` say that it is done already."""
