@@ -95,7 +95,7 @@ def test_a_slot_of_a_dead_holder_is_free_again(slots: Slots) -> None:
     began = time.monotonic()
     assert not slots.take("n1", 1, "heir", 30)
     wait_until(lambda: slots.take("n1", 1, "heir", 30), "the end of the slot")
-    assert 0.35 < time.monotonic() - began < 2
+    assert 0.35 < time.monotonic() - began < 10
     slots.give_back("n1", "dead")  # mustn't take the heir's away
     assert slots.taken("n1") == 1
 
@@ -284,7 +284,7 @@ def test_a_dead_redis_is_told_at_once_and_giving_back_never_raises(killable: Kil
         with pytest.raises(BackendError, match="can't connect"):
             ask()
     slots.give_back("n1", "a")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     server.start()
     assert slots.take("n1", 1, "b", 30)
 
@@ -381,6 +381,6 @@ def test_nothing_there_is_said_quickly(kind: str) -> None:
     with pytest.raises(BackendError) as caught:
         slots.take("n1", 1, "a", 30)
     slots.give_back("n1", "a")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     assert caught.value.hint
     slots.close()

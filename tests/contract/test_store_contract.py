@@ -800,7 +800,7 @@ def test_a_reader_isnt_blocked_by_a_writer(store: SqlStore, place: Place) -> Non
     try:
         started = time.monotonic()
         assert len(other.placements()) == 1
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
     finally:
         leave.set()
         writer.join()

@@ -238,7 +238,7 @@ def test_a_forbidden_database(mariadb: MariaDb, tmp_path: Path) -> None:
 def test_nobody_listens(tmp_path: Path) -> None:
     started = time.monotonic()
     _fails(f"mysql://wsctl@127.0.0.1:{free_port()}/wsctl_x", tmp_path, "can't connect")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
 
 
 def test_a_unix_socket(mariadb: MariaDb, database: str, tmp_path: Path) -> None:

@@ -360,7 +360,7 @@ def test_a_silent_workspace_is_given_up_on(tmp_path: Path) -> None:
         server = gateway.upstreams["alice"]
         server.go_on.clear()
         began = time.monotonic()
-        threading.Timer(3, server.go_on.set).start()
+        threading.Timer(10, server.go_on.set).start()
         with pytest.raises(http.client.IncompleteRead):
             gateway.get("/ws/alice/sse")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 6
