@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from wsctl import observe
-from wsctl.errors import LeaseHeld, NodeUnreachable, PlanChanged, Refused
+from wsctl.errors import LeaseHeld, NodeUnreachable, PlanChanged, Refused, Unschedulable
 from wsctl.idleness import Idleness
 from wsctl.knowledge import answered
 from wsctl.model import ClusterView, Container, NodeState
@@ -203,10 +203,11 @@ class Drainer:
         return found
 
     def _is_open(self, user: str) -> bool:
-        """Whether to try the user (again): what was in the way may be over by now."""
+        """Whether to try the user (again): what was in the way may be over by now. A node that didn't answer may do so
+        again, which is also why there is room for those who had none."""
         known = self._moved.get(user)
         error = known.outcome.error if known is not None and known.outcome is not None else None
-        return known is None or isinstance(error, (LeaseHeld, NodeUnreachable))
+        return known is None or isinstance(error, (LeaseHeld, NodeUnreachable, Unschedulable))
 
     def _take(self, moved: Sequence[Moved]) -> None:
         self._moved.update((one.errand.user, one) for one in moved)

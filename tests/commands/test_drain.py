@@ -10,7 +10,7 @@ import pytest
 
 from tests.commands.conftest import INVENTORY, Desk
 from tests.gateways import FakeGateway
-from wsctl.errors import FilesError
+from wsctl.errors import FilesError, NodeUnreachable
 
 FIELDS = {
     "user", "source", "target", "generation", "downtime_ms", "bytes_copied", "passes", "action", "verdict", "reason",
@@ -258,6 +258,15 @@ def test_another_target_is_taken_when_one_dies(full: Desk) -> None:
     assert set(verdicts(ran.items).values()) == {"moved"}
     assert set(placed(full).values()) == {"n3"}
     assert full.sql("SELECT * FROM moves") == []
+
+
+def test_a_connection_that_broke_costs_nobody_the_move(full: Desk) -> None:
+    """There is nowhere else to go, so the others have no room for a while."""
+    full.ok("node", "cordon", "n3")
+    full.reached.trees.fail("copy", NodeUnreachable("n2", "the SSH connection broke: SSH session not active"))
+    ran = full.ok("node", "drain", "n1", "--yes", "--parallel", "1", "-o", "json")
+    assert verdicts(ran.items) == dict.fromkeys(USERS, "moved")
+    assert set(placed(full).values()) == {"n2"}
 
 
 def test_a_copy_that_breaks_off_is_made_to_another_node(full: Desk) -> None:

@@ -6,13 +6,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from wsctl.errors import EngineError, HostKeyError, NodeUnreachable
-from wsctl.model import Capacity, Node, PortRange, SshSettings
+from wsctl.model import Capacity, Node, PortRange, ReadyProbe, SshSettings
 from wsctl.transport import Connections, Timeouts
 
 pytestmark = pytest.mark.lab
@@ -115,12 +116,39 @@ def test_frozen_machine_in_the_middle(reach: Any, fault_lab: Any) -> None:
         engine.containers()
 
 
-def test_sshd_that_is_killed_in_the_middle(reach: Any, fault_lab: Any) -> None:
+def test_a_connection_that_broke_is_made_anew(reach: Any, fault_lab: Any) -> None:
+    node = fault_lab.nodes["n1"]
+    connections = reach()
+    engine = connections.engine("n1")
+    for _ in range(2):
+        node.restart_sshd()
+        assert engine.containers() == connections.engine("n1").containers()
+    node.restart_sshd()
+    assert connections.commands("n1").run(["echo", "here"]) == (0, "here\n")
+    assert engine.await_ready("nobody", node.address, 22, ReadyProbe(http_path=None, timeout_s=5.0)) >= 0
+
+
+def test_forty_threads_make_a_broken_connection_anew_once(reach: Any, fault_lab: Any) -> None:
+    node = fault_lab.nodes["n1"]
+    engine = reach(timeouts=Timeouts()).engine("n1")
+    node.restart_sshd()
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(lambda _: engine.containers(), range(40)))
+    shown = node.run(["ss", "-Htn", "state", "established", "sport", "=", "22"]).stdout.split("\n")
+    assert len([line for line in shown if line]) == 1, shown
+
+
+def test_sshd_that_is_stopped_in_the_middle(reach: Any, fault_lab: Any) -> None:
     node = fault_lab.nodes["n1"]
     engine = reach().engine("n1")
-    node.restart_sshd()
-    with pytest.raises(NodeUnreachable, match="broke"):
+    node.stop_sshd()
+    with pytest.raises(NodeUnreachable, match="refused"):
         engine.containers()
+    node.start_sshd()
+    # Who couldn't be reached once isn't waited for again and again: the next run tries.
+    with pytest.raises(NodeUnreachable, match="refused"):
+        engine.containers()
+    assert reach().engine("n1").containers() is not None
 
 
 def test_engine_that_is_restarted_costs_a_get_nothing(reach: Any, fault_lab: Any) -> None:
@@ -259,7 +287,7 @@ def test_a_failure_is_remembered(reach: Any, fault_lab: Any) -> None:
     first = failure(connections)
     started = time.monotonic()
     second = failure(connections)
-    assert time.monotonic() - started < 0.1
+    assert time.monotonic() - started < 1  # a try takes 1.5 s
     assert second.message == first.message
     assert second is not first
 

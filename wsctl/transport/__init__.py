@@ -1,6 +1,6 @@
 """Reaching the nodes: one SSH connection each, and the Docker Engine behind it.
 
-Responsible for: opening every connection at most once a run, remembering failures, closing all of it. Not responsible
+Responsible for: opening every connection when it is needed, remembering failures, closing all of it. Not responsible
 for: which nodes there are (`inventory`), what is done with them (`workflow`), SSH (`ssh`) and HTTP (`docker_socket`).
 
 Importing this module loads neither paramiko nor docker; the first connection does.
@@ -47,8 +47,9 @@ WARM_STEP_S = 0.003
 class Connections:
     """The nodes of one run: `engine` is the `EngineFactory` of the ports.
 
-    Every node gets at most one SSH connection, however many threads ask, and so does every jump host. A node that
-    couldn't be reached stays unreachable for the rest of the run. Safe to use from several threads.
+    Every node has at most one SSH connection, however many threads ask, and so does every jump host. One that breaks is
+    made anew for whoever asks next; a node that couldn't be reached stays unreachable for the rest of the run. Safe to
+    use from several threads.
     """
 
     def __init__(self, nodes: Mapping[str, Node], *, cluster: str, timeouts: Timeouts | None = None) -> None:
@@ -182,11 +183,12 @@ class Connections:
             from wsctl.transport.engine import local_engine
 
             return local_engine(node, self._cluster, self._timeouts)
-        session = self._sessions.get().session(node)
+        sessions = self._sessions.get()
+        sessions.session(node)
         lazy.load_docker()
         from wsctl.transport.remote import remote_engine
 
-        return remote_engine(node, self._cluster, self._timeouts, session)
+        return remote_engine(node, self._cluster, self._timeouts, lambda: sessions.session(node))
 
     def _warm(self, names: list[str]) -> None:
         """Connect to all of them; results and failures stay with their `Once`. The imports go on in this thread while

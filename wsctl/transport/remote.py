@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import paramiko
 
@@ -19,6 +19,9 @@ from wsctl.transport.channels import ChannelRefused
 from wsctl.transport.engine import DockerEngine
 from wsctl.transport.ssh import Session
 from wsctl.transport.timeouts import Timeouts
+
+BROKEN = (paramiko.SSHException, OSError, EOFError)
+"""How paramiko says that a connection is dead."""
 
 
 class ChannelStream:
@@ -55,7 +58,7 @@ class ChannelStream:
             self._channel.shutdown(how)
 
     def close(self) -> None:
-        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+        with contextlib.suppress(*BROKEN):
             self._channel.close()
 
     @property
@@ -74,47 +77,64 @@ def _as_os_errors() -> Iterator[None]:
         yield
     except TimeoutError:
         raise
-    except (paramiko.SSHException, EOFError, OSError) as error:
+    except BROKEN as error:
         raise ConnectionResetError(f"the SSH connection broke: {error}") from error
 
 
-def remote_engine(node: Node, cluster: str, timeouts: Timeouts, session: Session) -> DockerEngine:
-    """The engine at the other end of `session`. Raises as `DockerEngine`."""
+def remote_engine(node: Node, cluster: str, timeouts: Timeouts, session: Callable[[], Session]) -> DockerEngine:
+    """The engine at the other end of what `session` gives, which makes a connection that broke anew. Raises as
+    `DockerEngine` and as `session`."""
     way = _Way(node, session)
     return DockerEngine(
-        node, cluster, timeouts, way.to_engine, peer=way.peer, dial=way.to_port, answers=session.answers
+        node, cluster, timeouts, way.to_engine, peer=way.peer, dial=way.to_port, answers=way.sshd_answers
     )
 
 
 class _Way:
-    """Channels of one session, made for an engine."""
+    """Channels of a node's connection, made for an engine."""
 
-    def __init__(self, node: Node, session: Session) -> None:
+    def __init__(self, node: Node, session: Callable[[], Session]) -> None:
         self._node = node
-        self._session = session
+        self._connect = session
+        self._session = session()
         self._forwarding = True
 
     def to_engine(self) -> ChannelStream:
         """A new channel to the engine's socket. Raises `NodeUnreachable` with the cause."""
         try:
-            return ChannelStream(self._session.open_unix(self._node.docker_socket))
+            return self._opened(lambda session: session.open_unix(self._node.docker_socket))
         except ChannelRefused as refused:
             raise diagnosis.refused_socket(self._session, self._node.docker_socket, refused) from refused
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise self._broken(error) from error
 
     def to_port(self, address: str, port: int, limit_s: float) -> ready.Wire | None:
         """A connection to a published port, from the node; from here once sshd said that it forwards no TCP."""
         if self._forwarding:
             try:
-                return ChannelStream(self._session.open_tcp(address, port, limit_s))
+                return self._opened(lambda session: session.open_tcp(address, port, limit_s))
             except ChannelRefused as refused:
                 if refused.code != paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED:
                     return None
                 self._forwarding = False
-            except (paramiko.SSHException, OSError, EOFError) as error:
-                raise self._broken(error) from error
         return ready.dial_directly(address, port, limit_s)
+
+    def sshd_answers(self, timeout_s: float) -> bool:
+        """Whether sshd still answers, whatever the engine does."""
+        return self._session.answers(timeout_s)
+
+    def _opened(self, open_channel: Callable[[Session], paramiko.Channel]) -> ChannelStream:
+        """A new channel, on a new connection if this one turns out to have ended: nothing was said on it yet."""
+        session = self._session
+        if session.is_open:
+            try:
+                return ChannelStream(open_channel(session))
+            except BROKEN as error:
+                if session.is_open:
+                    raise self._broken(error) from error
+        session = self._session = self._connect()
+        try:
+            return ChannelStream(open_channel(session))
+        except BROKEN as error:
+            raise self._broken(error) from error
 
     def peer(self) -> str:
         """The IP literal that the node has: the other end of the connection, or what its name resolves to when the

@@ -53,7 +53,8 @@ class Sessions:
         self._open: dict[Target, Once[Session]] = {}
 
     def session(self, node: Machine) -> Session:
-        """The connection to the node, opened when it isn't open. Raises `NodeUnreachable`, `HostKeyError`."""
+        """The connection to the node, opened when it isn't open, and anew when it has broken. A node that couldn't be
+        reached isn't tried again. Raises `NodeUnreachable`, `HostKeyError`."""
         target = resolve(node.name, node.address, node.ssh, self._timeouts.ssh_config)
         return self._session(target, node.ssh, depth=0)
 
@@ -81,7 +82,7 @@ class Sessions:
         jump hosts that are dead."""
         with self._lock:
             found = [(key, once.peek()) for key, once in self._open.items() if key.node in (name, "")]
-            gone = [(key, one) for key, one in found if key.node or one is None or not one.transport.is_active()]
+            gone = [(key, one) for key, one in found if key.node or one is None or not one.is_open]
             for key, _ in gone:
                 del self._open[key]
         for _, session in gone:
@@ -102,9 +103,13 @@ class Sessions:
         key = target._replace(node="") if depth else target
         with self._lock:
             once = self._open.get(key)
-            if once is None:
+            if once is None or self._has_broken(once):
                 once = self._open[key] = Once(partial(self._make, target, settings, depth))
         return once.get()
+
+    def _has_broken(self, once: Once[Session]) -> bool:
+        session = once.peek()
+        return session is not None and not session.is_open and not self._closed.is_set()
 
     def _make(self, target: Target, settings: SshSettings, depth: int) -> Session:
         # The socket first: sshd forks and prepares its banner while paramiko is imported here.

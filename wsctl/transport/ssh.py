@@ -57,6 +57,11 @@ class Session:
         self.timeouts = timeouts
         self._asking = threading.Lock()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection hasn't ended, as far as is known: of a network that was cut nobody hears."""
+        return bool(self.transport.is_active())
+
     def open_unix(self, path: str) -> paramiko.Channel:
         """A channel to a Unix socket of the host. Raises `ChannelRefused`, or SSHException, OSError, EOFError when the
         connection is dead."""
