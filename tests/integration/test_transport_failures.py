@@ -14,7 +14,9 @@ import pytest
 
 from wsctl.errors import EngineError, HostKeyError, NodeUnreachable
 from wsctl.model import Capacity, Node, PortRange, ReadyProbe, SshSettings
+from wsctl.routes import GatewayHost
 from wsctl.transport import Connections, Timeouts
+from wsctl.transport.gateways import Gateways
 
 pytestmark = pytest.mark.lab
 
@@ -126,6 +128,24 @@ def test_a_connection_that_broke_is_made_anew(reach: Any, fault_lab: Any) -> Non
     node.restart_sshd()
     assert connections.commands("n1").run(["echo", "here"]) == (0, "here\n")
     assert engine.await_ready("nobody", node.address, 22, ReadyProbe(http_path=None, timeout_s=5.0)) >= 0
+
+
+def test_a_gateway_is_connected_to_anew(fault_lab: Any) -> None:
+    machine = fault_lab.nodes["n1"]
+    ssh = SshSettings("root", 22, str(fault_lab.ssh_key), str(fault_lab.known_hosts), config=False)
+    never = ("true",)
+    host = GatewayHost("east", machine.address, ssh, "/run/wsctl-anew.map", never, never, "http://127.0.0.1/")
+    gateways = Gateways({"east": host}, QUICK)
+    gateway = gateways.gateway("east")
+    machine.restart_sshd()
+    assert gateway.read().text is None
+    machine.restart_sshd()
+    assert "refused" in gateway.status().words  # by what listens on port 80 there: nothing
+    machine.stop_sshd()
+    assert "refused the connection" in gateway.status().words
+    with pytest.raises(NodeUnreachable, match="refused"):
+        gateway.read()
+    gateways.close()
 
 
 def test_forty_threads_make_a_broken_connection_anew_once(reach: Any, fault_lab: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +68,21 @@ def test_turned_away_by_maxstartups_is_tried_again(serve: Callable[..., Connecti
     assert "closed the connection before sshd's banner" in error.message
     assert "MaxStartups" in (error.hint or "")
     assert len(turned_away) == QUICK.retries + 1
+
+
+def test_ssh_config_is_asked_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A move runs dozens of commands on each of its nodes; each would wait for a process."""
+    asked = tmp_path / "asked"
+    (tmp_path / "ssh").write_text(f"#!/bin/sh\necho >>{asked}\nprintf 'hostname 127.0.0.1\\nport 9\\n'\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    node = Node("n1", "alias", PortRange(1, 2), Capacity(1, 1, 1), ssh=SshSettings())
+    connections = Connections({"n1": node}, cluster="c", timeouts=QUICK)
+    for _ in range(3):
+        with pytest.raises(NodeUnreachable, match="port 9 refused"):
+            connections.commands("n1").run(["true"])
+    connections.close()
+    assert asked.read_text() == "\n"
 
 
 def test_hung_up_without_a_word(serve: Callable[..., Connections]) -> None:

@@ -126,7 +126,7 @@ class Connections:
 
         if node.is_local:
             return NodeCommands(lambda: LocalShell(name), self._timeouts.request)
-        return NodeCommands(lambda: SshShell(name, self._sessions.get().session(node)), self._timeouts.request)
+        return NodeCommands(lambda: SshShell(name, lambda: self._sessions.get().session(node)), self._timeouts.request)
 
     def scan_host_key(self, name: str) -> HostKey:
         """The host key that the node presents, without logging in. With jump hosts: the first host on the way whose

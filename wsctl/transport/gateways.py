@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wsctl.transport.host_keys import HostKey
     from wsctl.transport.ready import Wire
     from wsctl.transport.sessions import Sessions
+    from wsctl.transport.ssh import Session
 
 # An account that isn't root may have no sbin in its PATH, which is where nginx is. $1 is the live file, $2 the upload,
 # $3 what is kept, $4 the folder.
@@ -188,7 +189,7 @@ def _by_hand(host: GatewayHost) -> str:
 
 
 class Gateways:
-    """The gateways of one run; each is connected to at most once. Safe to use from several threads."""
+    """The gateways of one run; each has at most one connection. Safe to use from several threads."""
 
     def __init__(self, hosts: Mapping[str, GatewayHost], timeouts: Timeouts | None = None) -> None:
         self._hosts = dict(hosts)
@@ -234,8 +235,12 @@ class Gateways:
     def _connect(self, host: GatewayHost) -> ShellGateway:
         if host.is_local:
             return ShellGateway(host, LocalShell(host.name), self._timeouts)
+        self._session(host)
+        return ShellGateway(host, SshShell(host.name, partial(self._session, host)), self._timeouts)
+
+    def _session(self, host: GatewayHost) -> Session:
         try:
-            session = self._sessions.get().session(host)
+            return self._sessions.get().session(host)
         except HostKeyError as error:
             hint = (error.hint or "").replace("wsctl node trust", "wsctl gateway trust")
             raise HostKeyError(host.name, error.reason, hint=hint, details=error.details) from error
@@ -243,4 +248,3 @@ class Gateways:
             if error.hint and error.hint.startswith("wsctl node"):
                 raise NodeUnreachable(host.name, error.reason, hint=f"try it: {_by_hand(host)}") from error
             raise
-        return ShellGateway(host, SshShell(host.name, session), self._timeouts)

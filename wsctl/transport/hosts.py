@@ -46,7 +46,7 @@ class Host:
     def run(self, script: str, *words: str, data: bytes, timeout_s: float, rise: bool = True) -> Done:
         """Run the script to its end; `rise` as root, if that can be had."""
         argv = self._argv(script, words, rise=rise)
-        shell = LocalShell(self.name) if self.is_local else SshShell(self.name, self.session)
+        shell = LocalShell(self.name) if self.is_local else SshShell(self.name, self._session)
         return shell.run(argv, data, timeout_s)
 
     def follow(self, script: str, *words: str, heard: Callable[[bytes], None]) -> Done:

@@ -51,18 +51,18 @@ class Sessions:
         self._closed = closed
         self._lock = threading.Lock()
         self._open: dict[Target, Once[Session]] = {}
+        self._targets: dict[str, Target] = {}
 
     def session(self, node: Machine) -> Session:
         """The connection to the node, opened when it isn't open, and anew when it has broken. A node that couldn't be
         reached isn't tried again. Raises `NodeUnreachable`, `HostKeyError`."""
-        target = resolve(node.name, node.address, node.ssh, self._timeouts.ssh_config)
-        return self._session(target, node.ssh, depth=0)
+        return self._session(self._target(node), node.ssh, depth=0)
 
     def scan(self, node: Machine) -> HostKey:
         """The key of the first host on the way to the node that isn't trusted, else the node's own."""
         if node.is_local:
             raise UsageError(f"{node.name} is this machine: it is reached without SSH and has no host key to trust")
-        target = resolve(node.name, node.address, node.ssh, self._timeouts.ssh_config)
+        target = self._target(node)
         lazy.load_paramiko()
         from wsctl.transport import ssh
 
@@ -81,6 +81,7 @@ class Sessions:
         """Close the node's connection and forget that it failed, so that the next one is made anew. So are those of
         jump hosts that are dead."""
         with self._lock:
+            self._targets.pop(name, None)
             found = [(key, once.peek()) for key, once in self._open.items() if key.node in (name, "")]
             gone = [(key, one) for key, one in found if key.node or one is None or not one.is_open]
             for key, _ in gone:
@@ -95,6 +96,13 @@ class Sessions:
             sessions = [session for once in self._open.values() if (session := once.peek()) is not None]
         for session in reversed(sessions):
             session.close()
+
+    def _target(self, node: Machine) -> Target:
+        """Where the machine is. Asked for with each of the many commands of a move: `ssh -G` is a process of 10 ms."""
+        target = self._targets.get(node.name)
+        if target is None:
+            target = self._targets[node.name] = resolve(node.name, node.address, node.ssh, self._timeouts.ssh_config)
+        return target
 
     def _session(self, target: Target, settings: SshSettings, depth: int) -> Session:
         if depth > MAX_HOPS:

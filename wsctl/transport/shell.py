@@ -95,18 +95,19 @@ class LocalShell:
 
 
 class SshShell:
-    """The machine at the other end of a session."""
+    """The machine at the other end of what `session` gives, which makes a connection that broke anew."""
 
-    def __init__(self, name: str, session: Session) -> None:
+    def __init__(self, name: str, session: Callable[[], Session]) -> None:
         self._name = name
         self._session = session
 
     def run(self, argv: Sequence[str], data: bytes, timeout_s: float) -> Done:
         import paramiko
 
+        session = self._session()
         deadline = time.monotonic() + timeout_s
         try:
-            channel = self._session.transport.open_session(timeout=self._session.timeouts.channel)
+            channel = session.transport.open_session(timeout=session.timeouts.channel)
             with contextlib.closing(channel):
                 channel.settimeout(timeout_s)
                 channel.exec_command(shlex.join(argv))
@@ -118,7 +119,7 @@ class SshShell:
         except TimeoutError as error:
             raise _late(self._name, argv, timeout_s) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
-            said = f"the SSH connection to {self._session.target.host} broke: {str(error) or type(error).__name__}"
+            said = f"the SSH connection to {session.target.host} broke: {str(error) or type(error).__name__}"
             raise NodeUnreachable(self._name, said, hint="the network was dropped, or its sshd was stopped") from error
         if code is None:
             raise _late(self._name, argv, timeout_s)
@@ -133,12 +134,14 @@ class SshShell:
         from wsctl.transport.remote import ChannelStream
 
         try:
-            session = self._session
+            session = self._session()
             channel = session.open_tcp(host, port, timeout_s) if port else session.open_unix(host)
         except ChannelRefused as refused:
             if refused.code == paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED:
                 raise PermissionError("its sshd forbids forwarding (AllowTcpForwarding, PermitOpen)") from refused
             raise ConnectionRefusedError(refused.text) from refused
+        except NodeUnreachable as error:
+            raise ConnectionResetError(error.reason) from error
         except (paramiko.SSHException, EOFError) as error:
             raise ConnectionResetError(f"the SSH connection broke: {error}") from error
         channel.settimeout(timeout_s)
