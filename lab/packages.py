@@ -6,6 +6,8 @@ any of them.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ NODE_PACKAGES = (
     "docker.io",
     "openssh-server",
     "rsync",
+    "attr",
     "restic",
     "sudo",
     "gawk",
@@ -41,6 +44,8 @@ SERVICE_PACKAGES = (
     "faketime",
 )
 POLICY = Path("/usr/sbin/policy-rc.d")
+LOCK = Path("/var/lib/dpkg")
+"""A folder, which exists anyway: locking it leaves no file behind."""
 
 
 def missing(wanted: tuple[str, ...]) -> list[str]:
@@ -60,15 +65,29 @@ def ensure(services: bool, say: Callable[[str], None]) -> None:
 
 def ensure_some(wanted: tuple[str, ...], say: Callable[[str], None]) -> None:
     """The same for packages by name."""
-    absent = missing(wanted)
-    if not absent:
+    if not missing(wanted):
         return
-    say(f"installing Debian packages: {' '.join(absent)}")
-    environment = CLEAN_ENV | {"DEBIAN_FRONTEND": "noninteractive"}
-    with _no_autostart():
+    with _one_at_a_time(), _no_autostart():
+        absent = missing(wanted)
+        if not absent:
+            return
+        say(f"installing Debian packages: {' '.join(absent)}")
+        environment = CLEAN_ENV | {"DEBIAN_FRONTEND": "noninteractive"}
         run(["apt-get", "update", "-q"], timeout=300, env=environment)
-        options = ["-y", "-q", "--no-install-recommends"]
+        options = ["-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
         run(["apt-get", "install", *options, *absent], timeout=1200, env=environment)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Tests run in several processes, each with a lab of its own: apt-get doesn't wait for another's update, and who
+    finished first would let the services of the others' packages start."""
+    fd = os.open(LOCK, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 @contextmanager

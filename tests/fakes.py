@@ -394,6 +394,7 @@ GOOD_MACHINE = """\
 ==disk /dev/vda1 100000000 40000000 60000000 40% /srv
 ==inodes /dev/vda1 6000000 600000 5400000 10% /srv
 ==rsync rsync  version 3.2.7  protocol version 31
+==getfattr /usr/bin/getfattr
 ==sshd maxsessions 10
 ==sshd maxstartups 10:30:100
 ==asked

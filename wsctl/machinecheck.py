@@ -28,6 +28,7 @@ while [ ! -d "$root" ] && [ "$root" != / ]; do root=$(dirname -- "$root"); done
 echo "==disk $(df -Pk -- "$root" 2>/dev/null | tail -n 1)"
 echo "==inodes $(df -Pi -- "$root" 2>/dev/null | tail -n 1)"
 echo "==rsync $(rsync --version 2>/dev/null | head -n 1)"
+echo "==getfattr $(command -v getfattr)"
 if [ "$(id -u)" = 0 ]; then
   sshd=$(command -v sshd || echo /usr/sbin/sshd)
   "$sshd" -T 2>/dev/null | grep -iE '^(maxsessions|maxstartups) ' | while read -r line; do echo "==sshd $line"; done
@@ -43,7 +44,7 @@ def check_machine(node: Node, commands: Commands) -> list[Check]:
         code, said = commands.run(["sh", "-c", _SCRIPT, "sh", node.host_root])
     except NodeError as error:
         return [_unknown(node, error.reason)]
-    found = dict(re.findall(r"^==(root|disk|inodes|rsync|end|asked|sshd max\w+) ?(.*)$", said, re.M | re.I))
+    found = dict(re.findall(r"^==(root|disk|inodes|rsync|getfattr|end|asked|sshd max\w+) ?(.*)$", said, re.M | re.I))
     if "end" not in found:
         last = clean(said.strip().rpartition("\n")[2][:200])
         return [_unknown(node, f"exit code {code}" + (f": {last}" if last else ""))]
@@ -97,13 +98,15 @@ def _verdict(used: int, free: int) -> tuple[CheckStatus, int]:
 
 def _check_rsync(node: Node, found: Mapping[str, str]) -> Check:
     version = re.match(r"rsync +version +(\S+)", found.get("rsync", ""))
-    if version is not None:
-        return Check("rsync", CheckStatus.OK, f"rsync {clean(version[1])}")
-    if node.storage == "shared":
+    if node.storage == "shared" and version is None:
         return Check("rsync", CheckStatus.OK, "not there, and not needed: the storage is shared")
-    return Check(
-        "rsync", CheckStatus.WARN, "not there: users' files can't be copied to or from it", "apt install rsync"
-    )
+    if version is None:
+        why = "not there: users' files are copied by tar, while they can't work, and standby copies aren't made"
+        return Check("rsync", CheckStatus.WARN, why, "apt install rsync")
+    text = f"rsync {clean(version[1])}"
+    if not found.get("getfattr") and node.storage != "shared":
+        text += "; without getfattr (apt install attr), attributes are copied, but at most compared by --verify full"
+    return Check("rsync", CheckStatus.OK, text)
 
 
 def _check_sshd(node: Node, found: Mapping[str, str]) -> Check:

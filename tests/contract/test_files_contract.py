@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from trees import TREES, Entry, lay_out, manifest
 
+from lab import packages
 from tests.builders import node
 from tests.fakes import FakeClock, FakeFleet
 from tests.filing import FakeFiles
@@ -298,23 +300,42 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "a link elsewhere": lambda root: _relink(root / "link"),
     "two files that were one": lambda root: _part(root / "b"),
     "a folder's mode": lambda root: (root / "folder").chmod(0o700),
+    "an attribute": lambda root: os.setxattr(root / "a", "user.note", b"other \xff"),
+    "one attribute less": lambda root: os.removexattr(root / "a", "user.note"),
+    "a folder's access list": lambda root: os.setxattr(root / "folder", ACCESS, _access_list(4)),
 }
+SMALL_CHANGES = tuple(change for change in CHANGES if change not in ("content of the same length and time",))
+"""What is found whichever files are read."""
+
+ACCESS = "system.posix_acl_access"
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_verify_finds(change: str, rooms: Callable[[], Path]) -> None:
+def _access_list(rights: int) -> bytes:
+    """rwx for the owner, `rights` for user 7, r-x for the rest, as the kernel keeps it (linux/posix_acl_xattr.h)."""
+    nobody = 0xFFFFFFFF
+    entries = [(1, 7, nobody), (2, rights, 7), (4, 5, nobody), (0x10, 7, nobody), (0x20, 5, nobody)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("change", "full"), [*((change, True) for change in CHANGES), *((change, False) for change in SMALL_CHANGES)]
+)
+def test_verify_finds(change: str, full: bool, rooms: Callable[[], Path]) -> None:
+    packages.ensure_some(("attr",), print)
     place = RealPlace(rooms())
     source, incoming = place.root / "n1" / USER, place.root / "n2" / ".wsctl-incoming" / USER
     (source / "folder").mkdir(parents=True)
     (source / "a").write_text("hello")
+    os.setxattr(source / "a", "user.note", b"kept \xff")
+    os.setxattr(source / "folder", ACCESS, _access_list(6))
     os.link(source / "a", source / "b")
     (source / "link").symlink_to("/etc/passwd")
     copied(place)
-    assert place.files.verify(place.way, full=True) == []
+    assert place.files.verify(place.way, full=full) == []
     stamp = os.stat(incoming).st_mtime_ns
     CHANGES[change](incoming)
     os.utime(incoming, ns=(stamp, stamp))
-    assert place.files.verify(place.way, full=True) != []
+    assert place.files.verify(place.way, full=full) != []
 
 
 def _rewrite(path: Path) -> None:

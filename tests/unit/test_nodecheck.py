@@ -154,7 +154,9 @@ def test_an_engine_without_a_clock() -> None:
         ("disk /dev/vda1", "disk", "disk", "WARN", "the size of /srv/workspaces is unknown"),
         ("600000 5400000", "5900000 100000", "inodes", "FAIL", "100000 free of 6000000 (98 % used)"),
         ("6000000 600000 5400000 10%", "0 0 0 -", "inodes", "OK", "doesn't count them"),
-        ("==rsync rsync  version 3.2.7", "==rsync", "rsync", "WARN", "can't be copied"),
+        ("==rsync rsync  version 3.2.7", "==rsync", "rsync", "WARN", "copied by tar"),
+        ("", "", "rsync", "OK", "rsync 3.2.7"),
+        ("==getfattr /usr/bin/getfattr", "==getfattr", "rsync", "OK", "without getfattr (apt install attr)"),
         ("maxsessions 10", "maxsessions 1", "sshd", "WARN", "MaxSessions 1, MaxStartups 10:30:100"),
         ("maxstartups 10:30:100", "maxstartups 5:30:100", "sshd", "WARN", "MaxStartups 5:30:100"),
         ("==sshd ", "==x ", "sshd", "WARN", "its limits are unknown: sshd doesn't say"),
@@ -184,7 +186,9 @@ def test_shared_storage_needs_no_rsync() -> None:
     machine = FakeCommands(GOOD_MACHINE.replace("==rsync rsync  version 3.2.7", "==rsync"))
     shared = replace(node("n1"), storage="shared")
     found = {check.check: check for check in check_machine(shared, machine)}
-    assert found["rsync"].status is CheckStatus.OK
+    assert (found["rsync"].status, found["rsync"].detail[:9]) == (CheckStatus.OK, "not there")
+    machine = FakeCommands(GOOD_MACHINE.replace("==getfattr /usr/bin/getfattr", "==getfattr"))
+    assert {check.check: check for check in check_machine(shared, machine)}["rsync"].detail == "rsync 3.2.7"
 
 
 @pytest.mark.parametrize(
