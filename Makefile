@@ -20,6 +20,7 @@ demo: $(READY)           ## three real nodes, a dozen users, one tour
 	@$(BIN)/python -m lab.demo
 
 test: $(READY)           ## every test, the real parts included
+	@[ "$$WSCTL_SKIP_LAB" = 1 ] || $(BIN)/python -m lab install
 	@$(BIN)/python -m pytest -q -n 3 tests/unit tests/commands
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/contract tests/faults tests/integration
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+from lab import packages
 from lab.lab import Lab, need_root
 from lab.shell import LabError
 
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NODE",
         help="a 400 MB disk for this node, which tests may fill",
     )
+    verbs.add_parser("install", help="install the Debian packages that labs need, and nothing else")
     verbs.add_parser("down", help="remove all of it, in whatever state it is")
     verbs.add_parser("repair", help="undo every fault, then as `up`")
     verbs.add_parser("status", help="what runs")
@@ -79,6 +81,8 @@ def _run(lab: Lab, arguments: argparse.Namespace) -> int:
     verb = arguments.verb
     if verb == "up":
         _up(lab, arguments)
+    elif verb == "install":
+        packages.ensure(services=True, say=_Printer())
     elif verb == "down":
         lab.down()
         print(f"lab {lab.name}: nothing is left")
