@@ -305,6 +305,7 @@ def desk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setenv("HOME", str(folder.parent / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder.parent / "home" / "config"))
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm")
     folder.mkdir()
     monkeypatch.chdir(folder)
     fleet = FakeFleet(["n1", "n2", "n3"])

@@ -13,7 +13,7 @@ import pytest
 from tests.commands.conftest import INVENTORY, Desk
 from tests.gateways import KEY as GATEWAY_KEY
 from tests.gateways import FakeGateway
-from tests.rights import as_nobody
+from tests.rights import under_permissions
 from wsctl.endpoint import RouteServer
 from wsctl.errors import HostKeyError, NodeUnreachable
 from wsctl.livemap import parse_routes
@@ -115,7 +115,7 @@ def test_a_folder_is_not_a_file(team: Desk) -> None:
 @pytest.mark.parametrize("mode", [0o555, 0o000], ids=["not writable", "not even visible"])
 def test_a_folder_that_cannot_be_used_is_5(team: Desk, mode: int, more: list[str]) -> None:
     text = team.ok("render-gateway").out
-    with as_nobody() as folder:
+    with under_permissions() as folder:
         inventory = folder / "inventory.yaml"
         inventory.write_text(INVENTORY)
         closed = folder / "closed"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.commands.conftest import INVENTORY, Desk
-from tests.rights import as_nobody
+from tests.rights import under_permissions
 from wsctl.context import SystemClock
 from wsctl.store.migrations import KNOWN, STEPS
 
@@ -95,7 +95,7 @@ def test_somebody_elses_database_is_10(desk: Desk) -> None:
 def test_a_read_only_database_refuses_every_writer(alice: Desk, what: str) -> None:
     source = alice.state.read_bytes()
     alice.clock.advance(3600)  # type: ignore[union-attr]
-    with as_nobody() as folder:
+    with under_permissions() as folder:
         (folder / "inventory.yaml").write_text(INVENTORY)
         state = folder / "wsctl.db"
         state.write_bytes(source)

@@ -40,6 +40,7 @@ def refusal(key: str, url: str) -> str:
         ("mysql://w@localhost/w?socket=/run/mysqld/m.sock", "mysql://w@localhost/w?socket=/run/mysqld/m.sock"),
         ("mysql://w@/w?socket=/run/m.sock", "mysql://w@/w?socket=/run/m.sock"),
         ("mysql://w@db1,db2:3307/w?tls=required", "mysql://w@db1,db2:3307/w?tls=required"),
+        ("mysql://w@db1,[fd00::2]:3307,[fd00::3]/w", "mysql://w@db1,[fd00::2]:3307,[fd00::3]/w"),
         ("mysql://w@db1,db2/w?tls=verify-ca&ca=ca.pem", "mysql://w@db1,db2/w?tls=verify-ca&ca=/c/ca.pem"),
     ],
 )
@@ -123,7 +124,7 @@ def test_bad_state(url: str, why: str) -> None:
     "url",
     [
         "redis://h", "redis://h:6379", "redis://h:6379/0", "redis://h:6379/15", "rediss://h:6379/0", "redis://op@h:6379",
-        "redis://[fd00::1]:6379/0", "redis+cluster://h1:6379,h2:6379", "redis+cluster://10.0.0.1,10.0.0.2",
+        "redis://[fd00::1]:6379/0", "redis+cluster://h1:6379,h2:6379", "redis+cluster://10.0.0.1,10.0.0.2", "redis+cluster://h1,[fd00::2]:6380",
         "rediss+cluster://h1:1,h2:2?ca=/e/ca.pem", "redis+sentinel://h1:26379,h2:26379/name",
         "rediss+sentinel://op@h1:26379/my-name", "rediss://h?ca=/e/ca.pem",
     ],

@@ -21,6 +21,8 @@ def test_urls() -> None:
     assert parse_redis_url("rediss://ops@[::1]:6380/3?ca=ca.pem", BASE) == RedisTarget(
         "standalone", (("::1", 6380),), True, "ops", 3, "", "/etc/wsctl/ca.pem"
     )
+    mixed = parse_redis_url("redis+cluster://u@a,[fd00::2]:2,[fd00::3]", BASE)
+    assert (mixed.username, mixed.hosts) == ("u", (("a", 6379), ("fd00::2", 2), ("fd00::3", 6379)))
     cluster = parse_redis_url("redis+cluster://a:1,b:2,c", BASE)
     assert cluster == RedisTarget("cluster", (("a", 1), ("b", 2), ("c", 6379)), False, None, 0, "", None)
     watched = parse_redis_url("redis+sentinel://a,b:2/main", BASE)

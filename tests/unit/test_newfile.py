@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rights import as_nobody
+from tests.rights import under_permissions
 from wsctl.errors import Refused
 from wsctl.newfile import current, replace_file, replacing
 
@@ -56,7 +56,7 @@ def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
-    with as_nobody() as folder:
+    with under_permissions() as folder:
         path = folder / "map.conf"
         path.write_text("old")
         folder.chmod(0o555)
@@ -124,7 +124,7 @@ def test_a_full_disk_is_refused_and_leaves_what_was_there(tmp_path: Path, writes
 
 
 def test_a_folder_that_cannot_be_synced_is_said_before_anything_is_written() -> None:
-    with as_nobody() as folder:
+    with under_permissions() as folder:
         folder.chmod(0o300)
         with pytest.raises(Refused, match="what was there is untouched"):
             replace_file(folder / "map.conf", "new")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from wsctl import hosturl
 from wsctl.errors import InventoryError
 
 EXPECTED = (
@@ -55,7 +56,7 @@ def parse_redis_url(url: str, base: Path) -> RedisTarget:
         raise _bad(url, "unknown kind of coordination")
     kind, tls = _KINDS[scheme]
     try:
-        parts = urlsplit(f"x://{rest}")
+        parts = hosturl.split(f"x://{rest}")
     except ValueError as error:
         raise _bad(url, str(error)) from None
     user, _, hosts = parts.netloc.rpartition("@")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote
 
+from wsctl import hosturl
 from wsctl.inventory.names import parse_host
 from wsctl.inventory.scalars import Text, whole
 
@@ -73,7 +74,7 @@ def _sqlite(text: str, rest: str) -> str:
 def _mysql(text: str, rest: str) -> str:
     _refuse_password(rest, "state_password_file or WSCTL_STATE_PASSWORD")
     try:
-        url = urlsplit(text)
+        url = hosturl.split(text)
     except ValueError as error:  # its own message repeats the host
         raise ValueError("has a malformed host or port") from error
     user, at, host = url.netloc.rpartition("@")

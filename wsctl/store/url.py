@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from wsctl import hosturl
 from wsctl.errors import InventoryError
 
 EXPECTED = (
@@ -58,7 +59,7 @@ def parse_state_url(url: str, base: Path, tls: str | None = None) -> SqliteTarge
     if url == "sqlite://:memory:":
         return SqliteTarget(None)
     try:
-        parts = urlsplit(url)
+        parts = hosturl.split(url)
     except ValueError as error:
         raise _bad(url, str(error)) from None
     if parts.password is not None:
@@ -94,7 +95,7 @@ def _sqlite(url: str, base: Path) -> SqliteTarget:
 
 
 def _mysql(url: str, base: Path, tls: str | None) -> MysqlTarget:
-    parts = urlsplit(url)
+    parts = hosturl.split(url)
     database = unquote(parts.path.removeprefix("/"))
     if not database or "/" in database:
         raise _bad(url, "exactly one database name was expected after the host")
