@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+NOBODY = 65534
+
 VERSION_3 = 0x20080522
 """Of the capabilities' format, from linux/capability.h."""
 
