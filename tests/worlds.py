@@ -88,8 +88,11 @@ class Site:
     def process(self, wire: Wire | None = None, **world: Any) -> Iterator[Commands]:
         """One run of wsctl; keywords replace fields of its `World`."""
         wire = wire or Wire()
-        rows: Any = Proxy("lease", lease_rows(self.store), wire, ())
-        leases = open_leases(None, cluster=CLUSTER, rows=lambda: rows, holder="tests@here:1")
+
+        def rows() -> Any:
+            return Proxy("lease", lease_rows(self.store), wire, ())
+
+        leases = open_leases(None, cluster=CLUSTER, rows=rows, holder="tests@here:1")
         fields: dict[str, Any] = {
             "cluster": CLUSTER,
             "nodes": self.nodes,

@@ -593,11 +593,13 @@ def test_what_an_operator_made_of_the_mark_meanwhile_stays(spared: Desk) -> None
 
 
 def test_who_decides_is_the_policy(spared: Desk) -> None:
-    assert _watcher(watching(spared), "w", lambda event: None).on_down is None
+    with closing(watching(spared)) as app:
+        assert _watcher(app, "w", lambda event: None).on_down is None
     spared.inventory(STANDBY + "failover: {policy: automatic}\n")
-    watcher = _watcher(watching(spared), "w", lambda event: None)
-    assert watcher.on_down is not None
-    assert watcher.on_return is not None
+    with closing(watching(spared)) as app:
+        watcher = _watcher(app, "w", lambda event: None)
+        assert watcher.on_down is not None
+        assert watcher.on_return is not None
 
 
 def test_the_watch_loop_tries_again_what_failed(spared: Desk) -> None:

@@ -41,7 +41,7 @@ def mover(lab: Lab, folder: Path, **more: str) -> Iterator[Site]:
     finally:
         for node in made.lab.nodes.values():
             script = f"rm -rf /srv/workspaces/.wsctl-*/*-{made.tag}* /run/wsctl-move/{made.tag}.*"
-            node.run(["sh", "-c", script], check=False, timeout=20)
+            node.run(["sh", "-c", script], check=False, timeout=60)
         made.sweep()
 
 

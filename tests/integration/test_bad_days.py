@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -246,7 +247,7 @@ def test_a_read_only_database_refuses_before_any_effect(fault_lab: Lab, tmp_path
 def test_an_unwritable_sqlite_file_refuses_before_any_effect(site: Site) -> None:
     site.run("place", site.user())
     database = site.folder / "wsctl.db"
-    with sqlite3.connect(database) as db:
+    with closing(sqlite3.connect(database)) as db, db:
         db.execute("PRAGMA journal_mode=DELETE")
     # root may write anything: only a mount or an attribute stops it, so a folder takes the file's place.
     kept = database.rename(site.folder / "kept.db")
@@ -268,7 +269,7 @@ def test_a_newer_schema_is_refused(fault_lab: Lab, tmp_path: Path, backend: str)
         database = site.state.rpartition("/")[2]
         fault_lab.sql(f"{insert.replace('schema_', database + '.schema_')}({row.format(now='UTC_TIMESTAMP(6)')})")
     else:
-        with sqlite3.connect(site.folder / "wsctl.db") as db:
+        with closing(sqlite3.connect(site.folder / "wsctl.db")) as db, db:
             db.execute(f"{insert}({row.format(now=0)})")
     failed = site.run("place", site.user(), "-o", "json", code=10)
     assert failed.error["code"] == "schema"

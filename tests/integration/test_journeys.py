@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -192,14 +193,14 @@ def test_counters_that_were_never_seen_keep_the_workspace(simple: Site) -> None:
     simple.run("place", alice)
     import sqlite3
 
-    with sqlite3.connect(simple.folder / "wsctl.db") as db:
+    with closing(sqlite3.connect(simple.folder / "wsctl.db")) as db, db:
         db.execute("DELETE FROM samples")
     import time
 
     time.sleep(1.1)
     first = simple.json("reap-idle", "--idle", "1s")["items"][0]
     assert (first["verdict"], first["reason"]) == ("unknown", "first look at its network counters")
-    with sqlite3.connect(simple.folder / "wsctl.db") as db:
+    with closing(sqlite3.connect(simple.folder / "wsctl.db")) as db, db:
         db.execute("DELETE FROM activity")
     second = simple.json("reap-idle", "--idle", "1s")["items"][0]
     assert (second["verdict"], second["reason"]) == ("unknown", "no activity was ever recorded; it counts from now")

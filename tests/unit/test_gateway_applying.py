@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,9 +66,10 @@ class Rig:
 
 
 @pytest.fixture
-def rig() -> Rig:
+def rig() -> Iterator[Rig]:
     site = make_site()
-    return Rig(site.leases, site.clock)
+    yield Rig(site.leases, site.clock)
+    site.close()
 
 
 def test_a_new_map_is_uploaded_swapped_tested_reloaded_and_confirmed(rig: Rig) -> None:
