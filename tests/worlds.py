@@ -386,7 +386,8 @@ class Proxy:
         if not callable(value):
             return value
         if name == "close":
-            return lambda: None
+            # The others are the site's, and outlive a process.
+            return value if self._who == "lease" else lambda: None
 
         def call(*args: Any, **kwargs: Any) -> Any:
             return self._wire.carry(self._who, name, lambda: value(*args, **kwargs), counts=name in self._counted)
