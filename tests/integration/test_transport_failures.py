@@ -148,6 +148,28 @@ def test_a_gateway_is_connected_to_anew(fault_lab: Any) -> None:
     gateways.close()
 
 
+def test_a_connection_that_ends_as_it_is_used_is_made_anew(reach: Any, fault_lab: Any) -> None:
+    """Nobody has noticed yet that it ended."""
+    node = fault_lab.nodes["n1"]
+    connections = reach()
+    engine, commands = connections.engine("n1"), connections.commands("n1")
+    assert commands.run(["true"]) == (0, "")
+    ssh_port = ReadyProbe(http_path=None, timeout_s=5.0)
+    for use in (lambda: engine.await_ready("x", node.address, 22, ssh_port), lambda: commands.run(["true"])):
+        session = connections._sessions.get().session(connections._node("n1"))
+        assert session.is_open
+        transport, real = session.transport, session.transport.open_channel
+
+        def ends(*args: Any, transport: Any = transport, real: Any = real, **more: Any) -> Any:
+            transport.open_channel = real
+            node.restart_sshd()
+            return real(*args, **more)
+
+        transport.open_channel = ends
+        use()
+        assert not session.is_open
+
+
 def test_forty_threads_make_a_broken_connection_anew_once(reach: Any, fault_lab: Any) -> None:
     node = fault_lab.nodes["n1"]
     engine = reach(timeouts=Timeouts()).engine("n1")

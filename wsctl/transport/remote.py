@@ -17,11 +17,8 @@ from wsctl.model import Node, is_ip_literal
 from wsctl.transport import diagnosis, ready
 from wsctl.transport.channels import ChannelRefused
 from wsctl.transport.engine import DockerEngine
-from wsctl.transport.ssh import Session
+from wsctl.transport.ssh import BROKEN, Session, opened
 from wsctl.transport.timeouts import Timeouts
-
-BROKEN = (paramiko.SSHException, OSError, EOFError)
-"""How paramiko says that a connection is dead."""
 
 
 class ChannelStream:
@@ -122,19 +119,15 @@ class _Way:
         return self._session.answers(timeout_s)
 
     def _opened(self, open_channel: Callable[[Session], paramiko.Channel]) -> ChannelStream:
-        """A new channel, on a new connection if this one turns out to have ended: nothing was said on it yet."""
-        session = self._session
-        if session.is_open:
-            try:
-                return ChannelStream(open_channel(session))
-            except BROKEN as error:
-                if session.is_open:
-                    raise self._broken(error) from error
-        session = self._session = self._connect()
         try:
-            return ChannelStream(open_channel(session))
+            return ChannelStream(opened(self._live, open_channel))
         except BROKEN as error:
             raise self._broken(error) from error
+
+    def _live(self) -> Session:
+        if not self._session.is_open:
+            self._session = self._connect()
+        return self._session
 
     def peer(self) -> str:
         """The IP literal that the node has: the other end of the connection, or what its name resolves to when the

@@ -102,12 +102,12 @@ class SshShell:
         self._session = session
 
     def run(self, argv: Sequence[str], data: bytes, timeout_s: float) -> Done:
-        import paramiko
+        self._session()  # while it is on its way to the host, paramiko is loaded
+        from wsctl.transport.ssh import BROKEN, opened
 
-        session = self._session()
         deadline = time.monotonic() + timeout_s
         try:
-            channel = session.transport.open_session(timeout=session.timeouts.channel)
+            channel = opened(self._session, lambda one: one.transport.open_session(timeout=one.timeouts.channel))
             with contextlib.closing(channel):
                 channel.settimeout(timeout_s)
                 channel.exec_command(shlex.join(argv))
@@ -118,8 +118,8 @@ class SshShell:
                 code = channel.recv_exit_status() if ended else None
         except TimeoutError as error:
             raise _late(self._name, argv, timeout_s) from error
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            said = f"the SSH connection to {session.target.host} broke: {str(error) or type(error).__name__}"
+        except BROKEN as error:
+            said = f"the SSH connection broke: {str(error) or type(error).__name__}"
             raise NodeUnreachable(self._name, said, hint="the network was dropped, or its sshd was stopped") from error
         if code is None:
             raise _late(self._name, argv, timeout_s)
@@ -128,14 +128,20 @@ class SshShell:
         return Done(code, out, err)
 
     def connect(self, host: str, port: int, timeout_s: float) -> Wire:
+        try:
+            self._session()
+        except NodeUnreachable as error:
+            raise ConnectionResetError(error.reason) from error
         import paramiko
 
         from wsctl.transport.channels import ChannelRefused
         from wsctl.transport.remote import ChannelStream
+        from wsctl.transport.ssh import opened
 
         try:
-            session = self._session()
-            channel = session.open_tcp(host, port, timeout_s) if port else session.open_unix(host)
+            channel = opened(
+                self._session, lambda one: one.open_tcp(host, port, timeout_s) if port else one.open_unix(host)
+            )
         except ChannelRefused as refused:
             if refused.code == paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED:
                 raise PermissionError("its sshd forbids forwarding (AllowTcpForwarding, PermitOpen)") from refused
@@ -143,7 +149,7 @@ class SshShell:
         except NodeUnreachable as error:
             raise ConnectionResetError(error.reason) from error
         except (paramiko.SSHException, EOFError) as error:
-            raise ConnectionResetError(f"the SSH connection broke: {error}") from error
+            raise ConnectionResetError(f"the SSH connection broke: {str(error) or type(error).__name__}") from error
         channel.settimeout(timeout_s)
         return ChannelStream(channel)
 

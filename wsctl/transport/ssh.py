@@ -39,6 +39,10 @@ DIGESTS = (
 RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256")
 
 
+BROKEN = (paramiko.SSHException, OSError, EOFError)
+"""How paramiko says that a connection is dead."""
+
+
 class BannerMissing(NodeUnreachable):
     """sshd closed the connection before it said anything: it is being greeted by too many at once (MaxStartups)."""
 
@@ -96,6 +100,18 @@ class Session:
         self.stream.close()
         with contextlib.suppress(Exception):
             self.transport.close()
+
+
+def opened(session: Callable[[], Session], open_channel: Callable[[Session], paramiko.Channel]) -> paramiko.Channel:
+    """A new channel of the connection that `session` gives; of the next one if that turns out to have ended, which is
+    seen only now: nothing was said on it yet. Raises what both raise."""
+    first = session()
+    try:
+        return open_channel(first)
+    except BROKEN:
+        if first.is_open:
+            raise
+    return open_channel(session())
 
 
 def open_session(target: Target, dial: Callable[[], Stream], timeouts: Timeouts) -> Session:
