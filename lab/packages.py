@@ -61,6 +61,8 @@ def ensure(services: bool, say: Callable[[str], None]) -> None:
     if shutil.which("dpkg-query") is None:
         raise LabError("the lab needs Debian or a relative of it: there is no dpkg-query here")
     ensure_some(NODE_PACKAGES + (SERVICE_PACKAGES if services else ()), say)
+    if shutil.which("docker") is None:
+        ensure_some(("docker-cli",), say)  # since Debian 13 the client is a package of its own
 
 
 def ensure_some(wanted: tuple[str, ...], say: Callable[[str], None]) -> None:

@@ -82,3 +82,18 @@ def test_os_errors_are_told_too() -> None:
 def test_keys_have_one_hash_tag_each_of_the_whole_name() -> None:
     leases = RedisLeases(redis.Redis(), cluster="studio", label="x")
     assert leases._key("user:alice") == "wsctl:{studio:user:alice}:lease"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The user executing the script can't run this command or subcommand script: 00ab, on @user_script:2.",
+        "ACL failure in script: User poor has no permissions to run the 'info' command script: 00ab",
+    ],
+)
+def test_a_refusal_inside_of_a_script_names_the_commands(said: str) -> None:
+    from redis.exceptions import ResponseError
+
+    told = redis_errors.explain(ResponseError(said), "redis at h:1")
+    assert "its user may not do this" in told.message
+    assert "by ACL" in str(told.hint)

@@ -18,8 +18,8 @@ _ACL = (
     "allow the commands SET GET DEL EVAL TIME PEXPIRE PTTL SCAN ZADD ZCARD ZCOUNT ZRANGE ZREM ZREMRANGEBYSCORE "
     "ZSCORE HGET HSET HDEL HMGET HGETALL INFO by ACL"
 )
-# How a refusal by ACL begins inside of a script, where it is no class of its own.
-_IN_SCRIPT = "The user executing the script can't"
+# How a refusal by ACL begins inside of a script, where it is no class of its own: Redis 7, and Redis 8.
+_IN_SCRIPT = ("The user executing the script can't", "ACL failure in script")
 
 # The first that fits, so a class stands before its bases. By name, because not every version has every class.
 _TABLE: tuple[tuple[str, str, str | None], ...] = (
@@ -80,7 +80,7 @@ CAUGHT: tuple[type[Exception], ...] = (*_CLASSES.values(), OSError)
 def explain(error: Exception, label: str) -> BackendError:
     """The error an operator can act upon. redis-py puts no password into its messages, so they may be quoted."""
     detail = " ".join(str(error).split())[:300]
-    if _IN_SCRIPT in detail:
+    if any(words in detail for words in _IN_SCRIPT):
         return BackendError(f"{label}: its user may not do this: {detail}", hint=_ACL)
     for name, why, hint in _TABLE:
         kind = _CLASSES.get(name)
